@@ -1,0 +1,40 @@
+# Two commands on a fresh Debian machine do all the set-up: `make demo`, `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint format bench clean
+
+help:    ## this text
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+$(VENV)/.demo: pyproject.toml hatch_build.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml hatch_build.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo    ## trace a bundled stand-in runtime, live
+	$(BIN)/podwire demo
+
+test: $(VENV)/.dev    ## every test; those that need root, containerd or tshark say so when they are skipped
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.dev    ## ruff, mypy strict, the rooms' boundaries
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev    ## ruff format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev    ## ratios to a peer, in one run
+	$(BIN)/python -m tests.bench
+
+clean:    ## what was built
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis protos/descriptors.binpb
