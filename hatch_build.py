@@ -1,0 +1,28 @@
+"""Build hook: compile `protos/schemas/` into the one descriptor set that the registry loads, and put it in the wheel.
+
+It is written into the source tree, where an editable install finds it, and carried by the wheel as an artifact.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+
+class DescriptorSetHook(BuildHookInterface):
+    """hatchling's custom hook; runs for wheels, editable ones too. The sdist carries the .proto files alone."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Write protos/descriptors.binpb. Raises RuntimeError if protoc refuses a schema; its reasons are on stderr."""
+        if self.target_name != "wheel":
+            return
+        from grpc_tools import protoc
+
+        schemas = Path(self.root, "protos", "schemas")
+        target = Path(self.root, "protos", "descriptors.binpb")
+        names = sorted(path.relative_to(schemas).as_posix() for path in schemas.rglob("*.proto"))
+        if protoc.main(["protoc", f"-I{schemas}", f"--descriptor_set_out={target}", *names]):
+            raise RuntimeError(f"protoc refused the schemas in {schemas}")
+        build_data["artifacts"].append("protos/descriptors.binpb")
