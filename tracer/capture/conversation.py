@@ -1,0 +1,389 @@
+"""Connections as TCP conversations in a pcapng file: bytes of a connection come in, blocks go out.
+
+`CaptureWriter` is told what a relay saw (opened, bytes of one direction, closed) and writes packets that any reader of
+pcap follows as TCP: IPv4 over Ethernet, handshake, true sequence numbers, checksums. A lost piece of a stream is a jump
+in its sequence numbers. The writer knows no file, no clock and no protocol inside the bytes; times must not go back.
+
+Sequence numbers start at 0, so a byte's number is its place in the stream plus one (modulo 2³²).
+
+The first packet of a conversation (its SYN) has a comment, one JSON object:
+
+    podwire     1, the version of this object. A conversation that has it is in order: a jump in it is a gap.
+    hop         cri, task, events, agent or nri
+    socket      path of the socket
+    connection  number of the connection, unique in the file
+    client      who connected, as far as it is known: any of
+                pid, uid, gid (numbers), name (what the address is called), exe (path of the executable),
+                command (command line), unit (systemd unit); all strings
+    server      who holds the listening socket: the same keys
+
+`hop`, `socket` and `connection` are filled in here; the caller gives `client` and `server`. Strings longer than 1,024
+characters end in `…`, so that the comment fits a pcapng option.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from tracer import __version__
+from tracer.capture import blocks
+from tracer.capture.packets import HOP_PORTS, MAX_PAYLOAD
+
+ETHERNET_LINK_TYPE: Final = 1
+
+# IANA's dynamic ports: of those, tshark 4.0 has a dissector for 57000 alone. A process with more connections than
+# that has further addresses, so no pair of address and port comes twice (tshark would flag a reused port).
+FIRST_PORT: Final = 49_152
+LAST_PORT: Final = 65_535
+
+ADDRESSES: Final = 2 * 256 * 254
+"""Addresses of 198.18.0.0/15 (set aside for benchmarks, RFC 2544), without those that end in 0 and 255."""
+
+FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
+
+# Segment size, window scale 14 and one no-operation to fill the word. A window of 65,535 << 14 bytes is never full.
+_SYN_OPTIONS: Final = struct.pack(">BBHBBBB", 2, 4, MAX_PAYLOAD, 3, 3, 14, 1)
+_WINDOW: Final = 65_535
+_UNACKNOWLEDGED: Final = 1 << 29
+"""A direction with more bytes than this under way gets an empty ACK from the other side: half the scaled window."""
+_LONGEST_JUMP: Final = 1 << 30
+"""Sequence numbers can't tell a longer jump from a step back (RFC 9293 §3.4): it is made in several."""
+
+_EPB = struct.Struct("<7I")
+"""Enhanced Packet Block (§4.3): type, total length, interface, time high, time low, captured, original length."""
+_HEADERS = struct.Struct(">16sHHHHH12sIIHHHH")
+"""Ethernet to TCP (`headers.HEADERS`), what is constant in a direction taken together: Ethernet's header with the
+first two bytes of IPv4's; total length; ident; flags; TTL and protocol; checksum; both addresses and both ports;
+sequence number; acknowledgement; header length and flags; window; checksum; urgent pointer."""
+_DONT_FRAGMENT, _TTL_AND_TCP = 0x4000, 0x4006
+_PADS = (b"", b"\0", b"\0\0", b"\0\0\0")
+_U32 = struct.Struct("<I")
+
+
+@dataclass(slots=True)
+class _Interface:
+    number: int
+    name: str
+    received: int = 0
+    """Packets written and packets dropped."""
+    dropped: int = 0
+    pending: int = 0
+    """Packets dropped since the last one written."""
+
+
+@dataclass(slots=True)
+class _Side:
+    """One direction of a conversation."""
+
+    prefix: bytes
+    """Ethernet header, and IPv4's version, length and TOS."""
+    pairs: bytes
+    """Source and destination address, source and destination port."""
+    ip_sum: int
+    """Of the constant words under IPv4's checksum, and of the length of both headers."""
+    tcp_sum: int
+    """Of the constant words under TCP's checksum, its pseudo header's among them, and of its header's length."""
+    ident: int = 0
+    end: int = 0
+    """Bytes of the stream so far."""
+    fin: int = 0
+    """1 once the FIN is sent, which takes a sequence number too."""
+    acknowledged: int = 0
+    """Bytes of it that the other side has acknowledged."""
+    window: int = MAX_PAYLOAD
+    """Bytes that may be under way to this side. What SYN and SYN-ACK announce is not scaled yet."""
+    closed: bool = False
+    reset: bool = False
+
+
+class _Conversation(NamedTuple):
+    interface: _Interface
+    sides: tuple[_Side, _Side]
+
+
+class CaptureWriter:
+    """Write one capture file's blocks through `write`, which gets whole blocks only.
+
+    A direction is 0 from client to server, 1 from server to client. Times are nanoseconds since 1970, UTC.
+    """
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self.packets = 0
+        self.bytes = 0
+        self._write = write
+        self._start_ns = 0
+        self._interfaces: list[_Interface] = []
+        self._conversations: dict[int, _Conversation] = {}
+        self._endpoints: dict[tuple[str, int] | str, str] = {}
+        self._names: dict[str, str] = {}
+        self._ports: dict[str, int] = {}
+        self._further: dict[str, str] = {}
+        self._addresses = 0
+
+    def start(self, time_ns: int, comment: str) -> None:
+        """Write the Section Header Block: what wrote the file and where, with `comment` unless it is empty."""
+        self._start_ns = time_ns
+        system = os.uname()
+        options = [(blocks.COMMENT, comment.encode())] if comment else []
+        options += [
+            (blocks.SHB_HARDWARE, system.machine.encode()),
+            (blocks.SHB_OS, f"{system.sysname} {system.release}".encode()),
+            (blocks.SHB_USERAPPL, f"podwire {__version__}".encode()),
+        ]
+        self._block(blocks.SECTION_HEADER, major=1, minor=0, section_length=-1, options=blocks.items(*options))
+
+    def interface(self, name: str, description: str) -> int:
+        """Describe a socket: its path, and `HOP PATH`. Return the number that `open` takes."""
+        options = blocks.items(
+            (blocks.IF_NAME, _utf8(name)),
+            (blocks.IF_DESCRIPTION, _utf8(description)),
+            (blocks.IF_TSRESOL, b"\x09"),
+        )
+        self._block(blocks.INTERFACE_DESCRIPTION, link_type=ETHERNET_LINK_TYPE, snap_length=0, options=options)
+        number = len(self._interfaces)
+        self._interfaces.append(_Interface(number, name))
+        return number
+
+    def endpoint(self, key: tuple[str, int] | str, name: str) -> str:
+        """Return the IPv4 address of the process `key`; a new one is named by a Name Resolution Block."""
+        address = self._endpoints.get(key)
+        if address is None:
+            address = self._endpoints[key] = self._new_address(name)
+        return address
+
+    def open(
+        self,
+        conn: int,
+        interface: int,
+        hop: str,
+        client_address: str,
+        server_address: str,
+        time_ns: int,
+        comment: Mapping[str, object],
+    ) -> None:
+        """Write the handshake of connection `conn`, all of it at the time of its accept; see above for `comment`."""
+        client_address, port = self._client_port(client_address)
+        client = _address_bytes(client_address)
+        server = _address_bytes(server_address)
+        server_port = HOP_PORTS[hop]
+        sides = _side(client, server, port, server_port), _side(server, client, server_port, port)
+        talk = self._conversations[conn] = _Conversation(self._interfaces[interface], sides)
+        about = {"podwire": 1, "hop": hop, "socket": talk.interface.name, "connection": conn, **comment}
+        self._send(talk, 0, time_ns, SYN, 0, comment=_comment(about))
+        self._send(talk, 1, time_ns, SYN | ACK, 0)
+        self._send(talk, 0, time_ns, ACK, 1)
+
+    def data(self, conn: int, direction: int, offset: int, time_ns: int, payload: memoryview | bytes) -> None:
+        """Write bytes of one direction, which stand at `offset` of its stream, as one packet or several."""
+        length = len(payload)
+        if length > MAX_PAYLOAD:
+            whole = memoryview(payload)
+            for start in range(0, length, MAX_PAYLOAD):
+                self.data(conn, direction, offset + start, time_ns, whole[start : start + MAX_PAYLOAD])
+            return
+        talk = self._conversations[conn]
+        side = talk.sides[direction]
+        peer = talk.sides[1 - direction]
+        if offset + length - side.acknowledged > peer.window and not peer.reset:
+            self._send(talk, 1 - direction, time_ns, ACK, peer.end + peer.fin + 1)
+        if offset != side.end:
+            self._gap(talk, direction, offset, time_ns)
+        side.end = offset + length
+        self._send(talk, direction, time_ns, PSH | ACK, offset + 1, payload)
+
+    def drop(self, conn: int, count: int) -> None:
+        """Count `count` packets of this connection that are lost. A gap that nobody counted is counted as one."""
+        interface = self._conversations[conn].interface
+        interface.pending += count
+        interface.dropped += count
+        interface.received += count
+
+    def close(self, conn: int, direction: int, offset: int, time_ns: int, reset: bool) -> None:
+        """Write the end of one direction, `offset` bytes long: FIN, or RST if that side was reset.
+
+        Once both have ended, the connection is forgotten. A direction goes on after a reset of the other one until it
+        is closed too: what was sent before the reset may still be read.
+        """
+        talk = self._conversations[conn]
+        side, peer = talk.sides[direction], talk.sides[1 - direction]
+        if offset != side.end:
+            self._gap(talk, direction, offset, time_ns)
+        side.closed, side.reset = True, reset
+        self._send(talk, direction, time_ns, (RST if reset else FIN) | ACK, offset + 1)
+        side.fin = 0 if reset else 1
+        if peer.closed:
+            del self._conversations[conn]
+            if side.fin and peer.fin:
+                self._send(talk, 1 - direction, time_ns, ACK, peer.end + 2)
+
+    def finish(self, time_ns: int) -> None:
+        """Write each interface's statistics. Conversations that are open stay so: their streams have no end here."""
+        for interface in self._interfaces:
+            options = blocks.items(
+                (blocks.ISB_STARTTIME, _timestamp(self._start_ns)),
+                (blocks.ISB_ENDTIME, _timestamp(time_ns)),
+                (blocks.ISB_IFRECV, interface.received.to_bytes(8, "little")),
+                (blocks.ISB_IFDROP, interface.dropped.to_bytes(8, "little")),
+            )
+            high, low = time_ns >> 32, time_ns & 0xFFFFFFFF
+            number = interface.number
+            self._block(blocks.INTERFACE_STATISTICS, interface=number, time_high=high, time_low=low, options=options)
+
+    def _send(
+        self,
+        talk: _Conversation,
+        direction: int,
+        time_ns: int,
+        flags: int,
+        sequence: int,
+        payload: memoryview | bytes = b"",
+        comment: bytes = b"",
+    ) -> None:
+        """Write one packet. A SYN carries TCP options, an ACK acknowledges all that the other side has sent."""
+        interface, sides = talk
+        side, peer = sides[direction], sides[1 - direction]
+        length = len(payload)
+        extra = b""
+        acknowledgement = 0
+        flags |= 0x5000
+        if flags & SYN:
+            extra = _SYN_OPTIONS
+            length += len(extra)
+            flags += 0x2000
+        if flags & ACK:
+            acknowledgement = peer.end + peer.fin + 1 & 0xFFFFFFFF
+            peer.acknowledged = peer.end
+            if not flags & SYN:
+                side.window = _UNACKNOWLEDGED
+        sequence &= 0xFFFFFFFF
+        ident = side.ident = side.ident + 1 & 0xFFFF
+        # Checksums are sums of 16-bit words modulo 65,535 (RFC 1071), so a number of any width can be added whole.
+        total = int.from_bytes(payload, "big") % 65_535 << (8 if length & 1 else 0)
+        if extra:
+            total += int.from_bytes(extra, "big")
+        captured = 54 + length
+        pad = -captured & 3
+        size = 32 + captured + pad
+        options = b""
+        if comment or interface.pending:
+            options = _packet_options(comment, interface.pending)
+            interface.pending = 0
+            size += len(options)
+        self._write(
+            b"".join(
+                (
+                    _EPB.pack(6, size, interface.number, time_ns >> 32, time_ns & 0xFFFFFFFF, captured, captured),
+                    _HEADERS.pack(
+                        side.prefix,
+                        40 + length,
+                        ident,
+                        _DONT_FRAGMENT,
+                        _TTL_AND_TCP,
+                        -(side.ip_sum + length + ident) % 65_535,
+                        side.pairs,
+                        sequence,
+                        acknowledgement,
+                        flags,
+                        _WINDOW,
+                        -(side.tcp_sum + length + sequence + acknowledgement + flags + total) % 65_535,
+                        0,
+                    ),
+                    extra,
+                    payload,
+                    _PADS[pad],
+                    options,
+                    _U32.pack(size),
+                )
+            )
+        )
+        interface.received += 1
+        self.packets += 1
+        self.bytes += size
+
+    def _gap(self, talk: _Conversation, direction: int, offset: int, time_ns: int) -> None:
+        """Make the stream go on at `offset`, and the packet that comes next say that some were dropped."""
+        side, interface = talk.sides[direction], talk.interface
+        if not interface.pending:
+            interface.pending = 1
+            interface.dropped += 1
+            interface.received += 1
+        while offset - side.end > _LONGEST_JUMP:
+            side.end += _LONGEST_JUMP
+            self._send(talk, direction, time_ns, ACK, side.end + 1)
+        side.end = offset
+
+    def _new_address(self, name: str) -> str:
+        """Return the next address. The 130,049th is the first again, under its old name: its ports go on, though."""
+        subnet, host = divmod(self._addresses % ADDRESSES, 254)
+        address = f"198.{18 + (subnet >> 8)}.{subnet & 255}.{host + 1}"
+        self._addresses += 1
+        if self._addresses <= ADDRESSES:
+            self._names[address] = name
+            record = (blocks.NRB_IPV4, _address_bytes(address) + _utf8(name).replace(b"\0", b"") + b"\0")
+            self._block(blocks.NAME_RESOLUTION, records=blocks.items(record), options=[])
+        return address
+
+    def _client_port(self, address: str) -> tuple[str, int]:
+        """Return a pair of address and port that was not given before: of this address, or of its process' next one."""
+        use = self._further.get(address, address)
+        port = self._ports.get(use, FIRST_PORT)
+        while port > LAST_PORT:
+            use = self._further[address] = self._new_address(self._names[address])
+            port = self._ports.get(use, FIRST_PORT)
+        self._ports[use] = port + 1
+        return use, port
+
+    def _block(self, block_type: int, **body: object) -> None:
+        block = blocks.build_block(block_type, body)
+        self._write(block)
+        self.bytes += len(block)
+
+
+def _side(source: bytes, destination: bytes, source_port: int, destination_port: int) -> _Side:
+    """Return one direction's constants. Hardware addresses are 02:00 (locally administered) and the IPv4 address."""
+    ethernet = b"\2\0" + destination + b"\2\0" + source + b"\x08\x00"
+    pairs = source + destination + struct.pack(">HH", source_port, destination_port)
+    addresses = int.from_bytes(source + destination, "big")
+    ip_sum = addresses + 0x4500 + 40 + _DONT_FRAGMENT + _TTL_AND_TCP
+    tcp_sum = int.from_bytes(pairs, "big") + 6 + 20 + _WINDOW
+    return _Side(ethernet + b"\x45\0", pairs, ip_sum % 65_535, tcp_sum % 65_535)
+
+
+def _packet_options(comment: bytes, dropped: int) -> bytes:
+    """Return an Enhanced Packet Block's options (§3.5, §4.3): the comment and the drop count, as far as there are."""
+    options = b""
+    if comment:
+        options += struct.pack("<HH", blocks.COMMENT, len(comment)) + comment + _PADS[-len(comment) & 3]
+    if dropped:
+        options += struct.pack("<HHQ", blocks.EPB_DROPCOUNT, 8, dropped)
+    return options + bytes(4)
+
+
+def _comment(about: Mapping[str, object]) -> bytes:
+    return _utf8(json.dumps(_shortened(about), ensure_ascii=False, separators=(",", ":")))
+
+
+def _shortened(value: object) -> object:
+    if isinstance(value, str) and len(value) > 1_024:
+        return value[:1_023] + "…"
+    if isinstance(value, Mapping):
+        return {key: _shortened(inner) for key, inner in value.items()}
+    return value
+
+
+def _timestamp(time_ns: int) -> bytes:
+    return struct.pack("<II", time_ns >> 32, time_ns & 0xFFFFFFFF)
+
+
+def _address_bytes(address: str) -> bytes:
+    return bytes(map(int, address.split(".")))
+
+
+def _utf8(text: str) -> bytes:
+    """Paths and command lines may hold bytes that are not UTF-8 (surrogates, PEP 383); pcapng's strings may not."""
+    return text.encode("utf-8", "replace")
