@@ -1,0 +1,201 @@
+"""The file that says what a running relay holds (E9), and how to mend what a crashed one left (E2).
+
+`<runtime folder>/<pid>.json`, mode 0600, one JSON object a line, appended as things happen: the head, then each
+socket taken (before the swap it is only in our folder, after it the path is in here) and each given up. Whoever runs
+holds a flock on it; a file that nobody locks is of one that died.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tracer.relay import system
+from tracer.relay.exchange import Exchange, Home, Left
+
+VERSION = 1
+
+
+def runtime_folder() -> str:
+    """Where these files lie: `/run/podwire` for root, else in the user's runtime or temporary folder."""
+    if os.geteuid() == 0:
+        return "/run/podwire"
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    if base:
+        return f"{base}/podwire"
+    return f"{os.environ.get('TMPDIR', '/tmp')}/podwire-{os.geteuid()}"
+
+
+def make_runtime_folder(path: str) -> None:
+    """Make it, 0700; raises PermissionError if it is there and not a folder of ours alone."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise PermissionError(0, "is not a folder of this user alone", path)
+
+
+class HeldFile:
+    """The file of this relay, open and locked for as long as it lives."""
+
+    def __init__(self, folder: str, pid: int, capture: str) -> None:
+        self.path = f"{folder}/{pid}.json"
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        self.write({"version": VERSION, "pid": pid, "capture": capture})
+
+    def write(self, line: dict[str, object]) -> None:
+        """Append one line."""
+        os.write(self._fd, json.dumps(line).encode() + b"\n")
+
+    def taken(self, exchange: Exchange, server_pid: int = 0) -> None:
+        """A path is ours from now on."""
+        self.write(
+            {
+                "taken": exchange.number,
+                "hop": exchange.hop,
+                "folder": exchange.folder,
+                "name": exchange.name,
+                "home": exchange.home.path,
+                "ours": exchange.inode,
+                "twin": exchange.twin,
+                "server": server_pid,
+            }
+        )
+
+    def gone(self, number: int) -> None:
+        """… and no longer."""
+        self.write({"gone": number})
+
+    def remove(self) -> None:
+        """At the end of everything."""
+        os.unlink(self.path)
+        os.close(self._fd)
+
+
+@dataclass(slots=True)
+class HeldSocket:
+    """One path that a relay holds."""
+
+    number: int
+    hop: str
+    folder: str
+    name: str
+    home: str
+    ours: tuple[int, int]
+    twin: tuple[int, int]
+
+    @property
+    def path(self) -> str:
+        """As clients know it."""
+        return f"{self.folder.rstrip('/')}/{self.name}"
+
+
+@dataclass(slots=True)
+class Held:
+    """What one of these files says."""
+
+    file: str
+    pid: int
+    capture: str
+    alive: bool
+    """A process still has it locked."""
+    draining: bool = False
+    """It has left its paths and only forwards what is open."""
+    folders: list[tuple[str, str]] = field(default_factory=list)
+    """Hop and folder of each folder of sockets that is watched."""
+    sockets: dict[int, HeldSocket] = field(default_factory=dict)
+
+
+def read_held(folder: str) -> Iterator[Held]:
+    """The relays that run, or died, under this runtime folder; one whose file is unreadable is passed over."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return
+    for name in names:
+        if name.endswith(".json"):
+            try:
+                yield _read(f"{folder}/{name}")
+            except (OSError, ValueError, KeyError):
+                continue
+
+
+def _read(file: str) -> Held:
+    with open(file, encoding="utf-8") as lines:
+        try:
+            fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alive = False
+        except BlockingIOError:
+            alive = True
+        head = json.loads(lines.readline())
+        held = Held(file, int(head["pid"]), str(head["capture"]), alive)
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue  # the last line of a process that died while it wrote
+            if "taken" in entry:
+                held.sockets[entry["taken"]] = HeldSocket(
+                    entry["taken"],
+                    entry["hop"],
+                    entry["folder"],
+                    entry["name"],
+                    entry["home"],
+                    tuple(entry["ours"]),
+                    tuple(entry["twin"]),
+                )
+            elif "gone" in entry:
+                held.sockets.pop(entry["gone"], None)
+            elif "draining" in entry:
+                held.draining = True
+            elif "watching" in entry:
+                held.folders.append((entry["hop"], entry["watching"]))
+    return held
+
+
+def mend(held: Held) -> list[tuple[str, Left]]:
+    """Give back what a dead relay left, by E2; returns each path and what was done, and removes its folder and file."""
+    done = []
+    homes = {socket.home for socket in held.sockets.values()}
+    for socket in held.sockets.values():
+        try:
+            done.append((socket.path, _mend_one(socket)))
+        except FileNotFoundError:
+            done.append((socket.path, Left.NOT_OURS))
+    for home in homes | {held.file.removesuffix(".json")}:
+        _clear(Path(home))
+    os.unlink(held.file)
+    return done
+
+
+def _mend_one(socket: HeldSocket) -> Left:
+    home_fd = os.open(socket.home, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        folder_fd = os.open(socket.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        home = Home(socket.home, home_fd, system.mount_id(home_fd))
+        exchange = Exchange(
+            socket.number, socket.hop, socket.folder, socket.name, home, folder_fd, socket.ours, socket.twin
+        )
+        left = exchange.leave()
+        exchange.close()
+        return left
+    finally:
+        os.close(home_fd)
+
+
+def _clear(home: Path) -> None:
+    """Remove what a dead relay's folder still has: sockets of its own that were never swapped in."""
+    if not home.is_dir() or home.is_symlink():
+        return
+    for entry in home.iterdir():
+        if stat.S_ISSOCK(entry.lstat().st_mode):
+            entry.unlink()
+    home.rmdir()

@@ -1,0 +1,334 @@
+"""The paths that are ours: taking them as they appear, following their servers' lives, giving them back.
+
+In: what the watcher sees, servers that end, connects that are refused. Out: listeners in epoll, and lines to the
+session. Connections are the worker's; it is told of each client through `accepted`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from tracer.relay import mounts, sockdiag
+from tracer.relay.exchange import Exchange, Homes, Left, Refused, explain, take
+from tracer.relay.held import HeldFile
+from tracer.relay.pump import Context
+from tracer.relay.shared import Kind
+from tracer.relay.targets import Target
+
+YOUNG_S = 0.020
+"""A server binds, then listens: a twin this young that does not listen yet is waited for (E6)."""
+LINGER_S = 0.100
+"""After the path was given back: a client that had looked it up just before may still come to us."""
+MOUNT_CHECK_S = 5.0
+"""How often it is looked whether a container still has our inode mounted (E8)."""
+_PART_OF_A_SCAN = 20
+
+Tell = Callable[..., None]
+
+
+class Timers:
+    """What is to be done later, by CLOCK_MONOTONIC seconds."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = itertools.count()
+
+    def after(self, seconds: float, act: Callable[[], None]) -> None:
+        """Do `act` in so many seconds."""
+        heapq.heappush(self._heap, (time.monotonic() + seconds, next(self._count), act))
+
+    def wait(self) -> float:
+        """Seconds until the next is due; -1 if there is none."""
+        return max(0.0, self._heap[0][0] - time.monotonic()) if self._heap else -1
+
+    def run_due(self) -> None:
+        """Do what is due."""
+        now = time.monotonic()
+        while self._heap and self._heap[0][0] <= now:
+            heapq.heappop(self._heap)[2]()
+
+
+@dataclass(slots=True)
+class Listener:
+    """One path of ours, with its socket."""
+
+    target: Target
+    exchange: Exchange
+    listening: socket.socket
+    credentials: tuple[int, int] | None
+    since: float
+    open_connections: int = 0
+    waiting: set[socket.socket] = field(default_factory=set)
+    """Clients accepted whose upstream is not connected yet."""
+    credentials_seen: bool = False
+    pidfd: int = -1
+    mounted_by: list[int] = field(default_factory=list)
+    """Processes whose mount namespaces still have our inode, seen after leaving."""
+    retired: bool = False
+    """The path is not ours any more."""
+
+    @property
+    def number(self) -> int:
+        """Of the exchange."""
+        return self.exchange.number
+
+
+class Listeners:
+    """All of them; the watcher's observer."""
+
+    def __init__(
+        self,
+        context: Context,
+        homes: Homes,
+        held: HeldFile,
+        timers: Timers,
+        tell: Tell,
+        accepted: Callable[[Listener], None],
+        *,
+        force: bool,
+    ) -> None:
+        self._context, self._homes, self._held, self._timers = context, homes, held, timers
+        self._tell, self._accepted, self._force = tell, accepted, force
+        self._by_path: dict[str, Listener] = {}
+        self._by_number: dict[int, Listener] = {}
+        self._left_alone: dict[str, tuple[int, int]] = {}
+        self._numbers = itertools.count(1)
+        self.leaving = False
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    # --- what the watcher sees ---
+
+    def appeared(self, target: Target, folder: str, name: str, *, initial: bool) -> None:
+        """A socket of a known name: a new one, a new generation of one (E3), or our own."""
+        path = f"{folder.rstrip('/')}/{name}"
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return
+        inode = (status.st_ino, status.st_dev)
+        have = self._by_path.get(path)
+        if have is not None:
+            if inode in (have.exchange.inode, have.exchange.twin):
+                return
+            self._end(have, "its server started again")
+        if self.leaving or self._left_alone.get(path) == inode:
+            return
+        self._left_alone.pop(path, None)
+        if initial and not target.existing:
+            self._left_alone[path] = inode
+            return
+        self._take(target, folder, name)
+
+    def changed(self, folder: str, name: str) -> None:
+        """A server sets mode or owner by path after it has bound: what it set is ours, and goes to its own file (E6)."""
+        listener = self._by_path.get(f"{folder.rstrip('/')}/{name}")
+        if listener is not None and not listener.exchange.given_back and listener.exchange.path_is_ours():
+            try:
+                listener.exchange.copy_attributes_to_twin()
+            except OSError as error:
+                self._tell("failed", text=f"{listener.exchange.path}: attributes not copied: {error.strerror}")
+
+    def gone(self, folder: str, name: str) -> None:
+        """The name was removed: by its server, as it ends or before it binds anew."""
+        listener = self._by_path.get(f"{folder.rstrip('/')}/{name}")
+        if listener is not None and not listener.exchange.path_is_known():
+            self._end(listener, "its path was removed")
+
+    def vanished(self, target: Target, folder: str) -> None:
+        """A watched folder is gone, and what was in it."""
+        for listener in list(self._by_path.values()):
+            if listener.exchange.folder == folder:
+                self._end(listener, "its folder was removed")
+        self._tell("vanished", hop=target.hop, folder=folder, required=target.required)
+
+    # --- taking ---
+
+    def _take(self, target: Target, folder: str, name: str) -> None:
+        path = f"{folder.rstrip('/')}/{name}"
+        number = next(self._numbers)
+        try:
+            taken = take(number, target.hop, folder, name, self._homes, self._held.taken, force=self._force)
+        except Refused as refused:
+            self._held.gone(number)
+            self._tell("refused", hop=target.hop, path=path, reason=str(refused))
+            return
+        listener = Listener(target, taken.exchange, taken.listener, taken.credentials, time.monotonic())
+        self._by_path[path] = self._by_number[number] = listener
+        fd = taken.listener.fileno()
+        self._context.handlers[fd] = lambda _events: self._accepted(listener)
+        self._context.epoll.register(fd, select.EPOLLIN)
+        missed = self._established(listener) if not target.name else 0
+        self._context.record(Kind.LISTENER, 0, 0, 0, self._describe(listener))
+        self._tell("taken", hop=target.hop, path=path, number=number, missed=missed)
+        self._timers.after(YOUNG_S, lambda: self._grown_up(listener))
+
+    def _describe(self, listener: Listener) -> bytes:
+        exchange = listener.exchange
+        return json.dumps(
+            {
+                "listener": exchange.number,
+                "hop": exchange.hop,
+                "path": exchange.path,
+                "server_inode": exchange.server_inode,
+            }
+        ).encode()
+
+    def _established(self, listener: Listener) -> int:
+        """Connections to the twin that did not come through us."""
+        inode, device = listener.exchange.twin
+        key = (inode & 0xFFFFFFFF, os.major(device) << 20 | os.minor(device))
+        there = sum(each.file == key and each.state == sockdiag.TCP_ESTABLISHED for each in sockdiag.unix_sockets())
+        return max(0, there - listener.open_connections)
+
+    def _grown_up(self, listener: Listener) -> None:
+        """A server that has bound and not listened by now: put its socket back as it was."""
+        if listener.retired or listener.exchange.server_inode or listener.exchange.twin_listens():
+            return
+        left = listener.exchange.leave() if listener.exchange.path_is_ours() else Left.NOT_OURS
+        self._end(listener, f"nobody listens on it ({left.value})")
+
+    def server_is(self, number: int, pid: int) -> None:
+        """The recorder found the process that holds the listener: watch for its end (E1)."""
+        listener = self._by_number.get(number)
+        if listener is None or listener.retired or listener.pidfd >= 0:
+            return
+        try:
+            listener.pidfd = os.pidfd_open(pid)
+        except OSError:
+            self.check(listener)
+            return
+        self._context.handlers[listener.pidfd] = lambda _events: self._server_ended(listener)
+        self._context.epoll.register(listener.pidfd, select.EPOLLIN)
+
+    def _server_ended(self, listener: Listener) -> None:
+        self._forget_pidfd(listener)
+        self.check(listener)
+
+    def check_number(self, number: int) -> None:
+        """One of its upstream connections has ended: is its server still there?"""
+        listener = self._by_number.get(number)
+        if listener is not None:
+            self.check(listener)
+
+    # --- E1: a path of ours never outlives the server behind it ---
+
+    def check(self, listener: Listener) -> bool:
+        """Whether anybody still listens behind the path; if not, it is given up at once."""
+        if listener.retired:
+            return False
+        if listener.exchange.twin_listens():
+            return True
+        if time.monotonic() - listener.since < YOUNG_S:
+            return True
+        if not listener.exchange.given_back:
+            listener.exchange.drop()
+        self._end(listener, "its server ended")
+        return False
+
+    def _end(self, listener: Listener, why: str) -> None:
+        self._stop_listening(listener)
+        listener.exchange.close()
+        self._held.gone(listener.number)
+        self._by_number.pop(listener.number, None)
+        for client in list(listener.waiting):
+            client.close()
+        listener.waiting.clear()
+        self._tell("retired", hop=listener.target.hop, path=listener.exchange.path, reason=why)
+
+    def _stop_listening(self, listener: Listener) -> None:
+        listener.retired = True
+        if self._by_path.get(listener.exchange.path) is listener:
+            del self._by_path[listener.exchange.path]
+        self._forget_pidfd(listener)
+        fd = listener.listening.fileno()
+        if self._context.handlers.pop(fd, None) is not None:
+            self._context.epoll.unregister(fd)
+        listener.listening.close()
+
+    def _forget_pidfd(self, listener: Listener) -> None:
+        if listener.pidfd >= 0:
+            self._context.epoll.unregister(listener.pidfd)
+            del self._context.handlers[listener.pidfd]
+            os.close(listener.pidfd)
+            listener.pidfd = -1
+
+    # --- R1: no descriptors left ---
+
+    def give_back_for_now(self) -> None:
+        """New connections go direct until `take_again`; what is queued with us is still served."""
+        for listener in list(self._by_path.values()):
+            if not listener.exchange.given_back:
+                listener.exchange.leave()
+
+    def take_again(self) -> int:
+        """Take the paths back; returns how many connections went direct meanwhile."""
+        direct = 0
+        for listener in list(self._by_path.values()):
+            if listener.exchange.given_back:
+                direct += self._established(listener)
+                if not listener.exchange.retake():
+                    self._end(listener, "its path changed while connections went direct")
+        return direct
+
+    # --- leaving (E2, R4, E8) ---
+
+    def leave_all(self) -> None:
+        """Give every path back. The listeners close a moment later, or when no container has them mounted."""
+        self.leaving = True
+        for listener in list(self._by_number.values()):
+            if not listener.exchange.given_back:
+                try:
+                    listener.exchange.leave()
+                except OSError as error:
+                    reason = explain(error, listener.exchange.folder)
+                    self._tell("failed", text=f"{listener.exchange.path} was not given back: {reason}")
+            self._forget_pidfd(listener)
+        self._timers.after(LINGER_S, self._look_for_mounts)
+
+    def _look_for_mounts(self) -> None:
+        """Main sockets are what pods mount; a shim's nobody does."""
+        main = [each for each in self._by_number.values() if each.target.name]
+        for listener in list(self._by_number.values()):
+            if listener not in main:
+                self._finish(listener)
+        if main:
+            self._scan(main, mounts.mounted_files(), {})
+
+    def _scan(
+        self, main: list[Listener], found: Iterator[mounts.Mounted | None], holders: dict[int, list[int]]
+    ) -> None:
+        """A slice of /proc at a time: a node has thousands of processes, and traffic waits for nobody (R1)."""
+        part = list(itertools.islice(found, _PART_OF_A_SCAN))
+        for mounted in filter(None, part):
+            for listener in main:
+                exchange = listener.exchange
+                if mounts.names_file(mounted, f"{exchange.home.path}/{exchange.twin_name}", exchange.inode[1]):
+                    holders.setdefault(listener.number, []).append(mounted.pid)
+        if part:
+            self._timers.after(0.001, lambda: self._scan(main, found, holders))
+            return
+        for listener in main:
+            if listener.number not in holders:
+                self._finish(listener)
+            elif not listener.mounted_by:
+                self._tell("mounted", path=listener.exchange.path, pids=holders[listener.number])
+            listener.mounted_by = holders.get(listener.number, [])
+        if holders:
+            self._timers.after(MOUNT_CHECK_S, self._look_for_mounts)
+
+    def _finish(self, listener: Listener) -> None:
+        self._accepted(listener)  # who came before the path was given back
+        if listener.waiting:
+            self._timers.after(LINGER_S, lambda: self._finish(listener))
+        else:
+            self._end(listener, "left")

@@ -1,0 +1,193 @@
+"""The memory that worker and recorder share: counters, a table of connections, and the ring of records.
+
+One memfd. The worker alone writes records and moves `head`; the recorder alone moves `tail`; both only ever grow. What
+a process needs to go on after another has died is in here and in the kernel, nowhere else. A record that finds no
+room is not written: the traffic does not wait, and the hole shows in the next record's stream offset.
+
+    word 0..15      counters, by the names below (native 64-bit words: one store each, never torn)
+    TABLE           SLOTS connections of SLOT_WORDS words
+    RING            records: header (40 bytes) and payload, padded to 8; a record never wraps
+"""
+
+from __future__ import annotations
+
+import _thread
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import NamedTuple
+
+HEAD, TAIL, WAITING, TICK, ACCEPTED, LOST_BYTES, LOST_CHUNKS, DIRECT, CLOCK_OFFSET = range(1, 10)
+_WORDS = 16
+
+SLOTS = 16384
+"""Connections at once; the next one is refused room in the table and goes unrecorded. Memory is touched when used."""
+SLOT_WORDS = 16
+S_STATE, S_NUMBER, S_CLIENT, S_UPSTREAM, S_LISTENER, S_IN0, S_OUT0, S_IN1, S_OUT1 = range(9)
+
+RING_BYTES = 32 << 20
+_TABLE_AT = 4096
+_RING_AT = _TABLE_AT + SLOTS * SLOT_WORDS * 8
+
+_record = struct.Struct("=IHHIIQQQ")  # size, kind, direction, length, spare, connection, offset, time_ns
+RECORD_BYTES = _record.size
+CONTROL_ROOM = 256 << 10
+"""Kept free of data, so that openings and ends of connections find room when the ring is full."""
+
+
+class Kind(IntEnum):
+    """What a record tells."""
+
+    PAD = 0
+    DATA = 1
+    """Bytes of one read; `offset` is their place in the direction's stream."""
+    OPEN = 2
+    """A connection was accepted: payload `listener,pid,uid,gid` in text."""
+    FIN = 3
+    """This direction has ended in order."""
+    RESET = 4
+    """This direction's sender closed with bytes unread, or died."""
+    LISTENER = 5
+    """A socket is traced from now on: payload JSON."""
+    CLOCK = 6
+    """The wall clock was set: payload, in text, by how many nanoseconds."""
+    END = 7
+    """Nothing follows."""
+
+
+class Record(NamedTuple):
+    """One record of the ring; `payload` lies in shared memory and is valid until `release()`."""
+
+    kind: int
+    direction: int
+    connection: int
+    offset: int
+    time_ns: int
+    payload: memoryview
+
+
+class Shared:
+    """The mapping itself, made once (before the fork) and used by both sides."""
+
+    def __init__(self, ring_bytes: int = RING_BYTES) -> None:
+        self.ring_bytes = ring_bytes
+        self.fd = os.memfd_create("podwire", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, _RING_AT + ring_bytes)
+        self._map = mmap.mmap(self.fd, _RING_AT + ring_bytes)
+        self._bytes = memoryview(self._map)
+        self.words = self._bytes[: _WORDS * 8].cast("Q")
+        self.table = self._bytes[_TABLE_AT:_RING_AT].cast("Q")
+        self.ring = self._bytes[_RING_AT:]
+        self.recorder_wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def close(self) -> None:
+        """Unmap and close; for the process that only started the others."""
+        for view in (self.words, self.table, self.ring, self._bytes):
+            view.release()
+        self._map.close()
+        os.close(self.recorder_wake)
+        os.close(self.fd)
+
+
+class RingWriter:
+    """The worker's side. `reserve` → fill → `lay` → (the bytes move) → `commit`."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared, self._words, self._ring = shared, shared.words, shared.ring
+        self._size = shared.ring_bytes
+        self._at = 0
+        self._lock = _thread.allocate_lock()
+
+    def reserve(self, most: int, keep_free: int = CONTROL_ROOM) -> memoryview | None:
+        """Room for a payload of up to `most` bytes (fewer near the ring's end), or None if there is none."""
+        head = self._words[HEAD]
+        free = self._size - (head - self._words[TAIL]) - keep_free - RECORD_BYTES - 8
+        at = head % self._size
+        to_end = self._size - at - RECORD_BYTES
+        if to_end < min(most, 4096):
+            if free < to_end + RECORD_BYTES:
+                return None
+            self._pad(head, at)
+            free -= to_end + RECORD_BYTES
+            at, to_end = 0, self._size - RECORD_BYTES
+        room = min(most, free, to_end)
+        if room < min(most, 4096):
+            return None
+        self._at = at
+        start = at + RECORD_BYTES
+        return self._ring[start : start + room]
+
+    def _pad(self, head: int, at: int) -> None:
+        rest = self._size - at  # a multiple of 8, as every size is
+        struct.pack_into("=IH", self._ring, at, rest, Kind.PAD)
+        self._publish(head + rest)
+
+    def lay(self, kind: int, direction: int, length: int, connection: int, offset: int, time_ns: int) -> None:
+        """Write the record's header over the reserved room; nobody sees it before `commit`."""
+        size = (RECORD_BYTES + length + 7) & ~7
+        _record.pack_into(self._ring, self._at, size, kind, direction, length, 0, connection, offset, time_ns)
+
+    def commit(self, laid: int, moved: int) -> None:
+        """Publish the record that was laid with `laid` bytes, of which only `moved` went through."""
+        if moved != laid:
+            struct.pack_into("=I", self._ring, self._at, (RECORD_BYTES + moved + 7) & ~7)
+            struct.pack_into("=I", self._ring, self._at + 8, moved)
+        self._publish(self._words[HEAD] + ((RECORD_BYTES + moved + 7) & ~7))
+
+    def control(self, kind: int, direction: int, connection: int, offset: int, time_ns: int, payload: bytes) -> bool:
+        """Write and publish a record without traffic behind it; False if even the kept room is used up."""
+        room = self.reserve(len(payload), keep_free=0)
+        if room is None:
+            return False
+        room[:] = payload
+        self.lay(kind, direction, len(payload), connection, offset, time_ns)
+        self.commit(len(payload), len(payload))
+        return True
+
+    def _publish(self, head: int) -> None:
+        # R10: Python has no memory barrier. Two turns of a lock order every store above before the store of `head`
+        # on arm64 too: the first release (store-release) completes them, the second acquire (load-acquire of the same
+        # word) cannot pass that release, and nothing below passes an acquire.
+        lock = self._lock
+        lock.acquire()
+        lock.release()
+        lock.acquire()
+        lock.release()
+        self._words[HEAD] = head
+        if self._words[WAITING]:
+            self._words[WAITING] = 0
+            os.eventfd_write(self._shared.recorder_wake, 1)
+
+
+class RingReader:
+    """The recorder's side: take what is there, then `release()` it."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._words, self._ring, self._size = shared.words, shared.ring, shared.ring_bytes
+        self._next = self._words[TAIL]
+
+    def read(self, most: int = 1 << 20) -> Iterator[Record]:
+        """The records that are complete, up to about `most` bytes of them."""
+        head = self._words[HEAD]
+        until = min(head, self._next + most)
+        while self._next < until:
+            at = self._next % self._size
+            size, kind, direction, length, _, connection, offset, time_ns = (
+                _record.unpack_from(self._ring, at)
+                if self._size - at >= RECORD_BYTES
+                else (*struct.unpack_from("=IHH", self._ring, at), 0, 0, 0, 0, 0)
+            )
+            self._next += size
+            if kind != Kind.PAD:
+                start = at + RECORD_BYTES
+                yield Record(kind, direction, connection, offset, time_ns, self._ring[start : start + length])
+
+    def release(self) -> None:
+        """Give the room of everything read so far back to the worker."""
+        self._words[TAIL] = self._next
+
+    def has_more(self) -> bool:
+        """Whether records wait."""
+        return self._words[HEAD] != self._next

@@ -1,0 +1,62 @@
+"""The calls of Linux that Python has no name for, by ctypes, and what /proc says of a descriptor.
+
+Raises OSError with the kernel's errno, as the standard library's own calls do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+RENAME_EXCHANGE = 2  # renameat2(2)
+
+IN_ATTRIB, IN_MOVED_FROM, IN_MOVED_TO = 0x4, 0x40, 0x80  # inotify(7)
+IN_CREATE, IN_DELETE, IN_DELETE_SELF, IN_MOVE_SELF = 0x100, 0x200, 0x400, 0x800
+IN_Q_OVERFLOW, IN_IGNORED, IN_ONLYDIR, IN_ISDIR = 0x4000, 0x8000, 0x1000000, 0x40000000
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+    return result
+
+
+def exchange_names(folder_a: int, name_a: str, folder_b: int, name_b: str) -> None:
+    """Swap two directory entries in one step (renameat2(2)); the folders are descriptors."""
+    _checked(
+        _libc.renameat2(folder_a, os.fsencode(name_a), folder_b, os.fsencode(name_b), RENAME_EXCHANGE),
+        name_b,
+    )
+
+
+def inotify_init() -> int:
+    """A new inotify descriptor, non-blocking and close-on-exec (inotify_init1(2))."""
+    return _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "inotify_init1")
+
+
+def inotify_add_watch(fd: int, path: str, mask: int) -> int:
+    """The watch descriptor of `path` (inotify_add_watch(2))."""
+    return _checked(_libc.inotify_add_watch(fd, os.fsencode(path), mask), path)
+
+
+def inotify_rm_watch(fd: int, watch: int) -> None:
+    """End a watch; one that has ended by itself is no error."""
+    _libc.inotify_rm_watch(fd, watch)
+
+
+def mount_id(fd: int) -> int:
+    """The mount that a descriptor (O_PATH will do) lies on; an exchange between two mounts is EXDEV."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:
+        for line in info:
+            if line.startswith("mnt_id:"):
+                return int(line.split()[1])
+    raise OSError(0, "no mnt_id in fdinfo")
+
+
+def name_process(name: str) -> None:
+    """Name this process in /proc/PID/comm, so that `ps` and `top` say which part of podwire it is."""
+    with open("/proc/self/comm", "w", encoding="ascii") as comm:
+        comm.write(name)
