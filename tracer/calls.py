@@ -1,0 +1,351 @@
+"""Calls: one RPC as one object, from its first frame on.
+
+In: what a dissector tells of a connection, with the time of the read. Out: updates, each a call that opened, got a
+message or ended, or a finding (a gap, malformed bytes, a notice). It knows no packet, no protobuf and no output.
+A call without an end is not a special case: it stays open, and whoever shows calls can show its age.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+from dissectors.events import (
+    CallEnded,
+    CallMessage,
+    CallMetadata,
+    CallOpened,
+    Direction,
+    Event,
+    Malformed,
+    Metadata,
+    Skipped,
+    Status,
+)
+from tracer.capture.flows import Flow
+
+KEPT_MESSAGES = 64
+"""Messages kept of one call: the first 32 and the last 32 of a long stream; all of any call that is not one."""
+KEPT_BYTES = 32 << 20
+"""Payload bytes kept of one call. Two messages of the largest size that gRPC servers commonly take (16 MiB)."""
+
+RST_CANCEL = 8
+"""HTTP/2's error code CANCEL (RFC 9113 §7)."""
+DEADLINE_EXCEEDED = 4
+"""The gRPC status code."""
+
+
+class State(StrEnum):
+    """What became of a call."""
+
+    OPEN = "open"
+    ENDED = "ended"
+    CANCELLED = "cancelled"
+    """The client reset the stream with CANCEL. ttrpc has no such frame."""
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    """The server answered so. A client that gives up by itself cancels, which is all that the wire shows."""
+    RESET = "reset"
+    """Its stream was reset with another code than CANCEL, or by the server."""
+    CUT = "cut"
+    """Its connection ended before its answer."""
+
+
+class Message(NamedTuple):
+    """One message of a call, payload and all."""
+
+    number: int
+    """From 1, in both directions together; a jump is where messages were dropped."""
+    time_ns: int
+    direction: Direction
+    offset: int
+    length: int
+    payload: bytes | None
+    note: str
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One RPC. It changes until its end; whoever keeps one keeps its messages with it."""
+
+    number: int
+    """From 1, in the order of first frames."""
+    flow: Flow
+    hop: str
+    protocol: str
+    stream_id: int
+    service: str
+    method: str
+    start_ns: int
+    offset: int
+    timeout_ns: int | None
+    metadata: Metadata
+    seen_start: bool
+    state: State = State.OPEN
+    end_ns: int | None = None
+    status: Status | None = None
+    reset: int | None = None
+    ended_by: Direction | None = None
+    response_metadata: Metadata = ()
+    trailers: Metadata = ()
+    messages: list[Message] = field(default_factory=list)
+    message_count: int = 0
+    response_count: int = 0
+    """Of those, how many the server sent."""
+    dropped_messages: int = 0
+    request_bytes: int = 0
+    response_bytes: int = 0
+    gap: bool = False
+    """Bytes of its connection are missing from the time it was open: it may lack messages, or its end."""
+    note: str = ""
+    """How it ended, where its state does not say enough."""
+    kept_bytes: int = 0
+
+    @property
+    def deadline_ns(self) -> int | None:
+        """When the client stops waiting, or None: start and timeout as they were on the wire."""
+        return None if self.timeout_ns is None else self.start_ns + self.timeout_ns
+
+    def deadline_passed(self, now_ns: int) -> bool:
+        """Whether the deadline was over at the call's end, or is at `now_ns` if it has none."""
+        deadline = self.deadline_ns
+        return deadline is not None and (self.end_ns or now_ns) >= deadline
+
+    def failed(self) -> bool:
+        """Whether it ended in anything but a status OK."""
+        if self.status is not None:
+            return self.status.code != 0
+        return self.state is not State.OPEN
+
+    def request(self) -> Message | None:
+        """The first message of the client, if it is there."""
+        return self._first(Direction.REQUEST)
+
+    def response(self) -> Message | None:
+        """The first message of the server, if it is there."""
+        return self._first(Direction.RESPONSE)
+
+    def _first(self, direction: Direction) -> Message | None:
+        for message in self.messages:
+            if message.direction == direction:
+                return message
+        return None
+
+
+class CallUpdate(NamedTuple):
+    """A call opened, got a message, or ended."""
+
+    kind: Literal["opened", "message", "ended"]
+    time_ns: int
+    call: Call
+    message: Message | None
+
+
+class Finding(NamedTuple):
+    """What could not be read, and where: bytes missing or wrong, or a notice about a connection or the file."""
+
+    kind: Literal["gap", "malformed", "notice"]
+    time_ns: int
+    reason: str
+    flow: Flow | None = None
+    """None: it is about the capture file, and `offset` is a place in it."""
+    direction: Direction | None = None
+    offset: int | None = None
+    length: int = 0
+    evidence: bytes = b""
+    call: Call | None = None
+    fatal: bool = False
+    """The reading of the file ends here."""
+
+
+Update = CallUpdate | Finding
+
+
+class _Connection:
+    """What is open on one flow."""
+
+    __slots__ = ("calls", "closed", "first_closed", "late")
+
+    def __init__(self) -> None:
+        self.calls: dict[int, Call] = {}
+        self.closed = [False, False]
+        self.first_closed: Direction | None = None
+        self.late: set[int] = set()  # streams cut while open, of which no late frame was seen yet
+
+
+class CallTracker:
+    """Make calls out of events. Memory is bounded by what is open."""
+
+    def __init__(self) -> None:
+        self._connections: dict[int, _Connection] = {}
+        self._calls = 0
+
+    def feed(self, flow: Flow, protocol: str, time_ns: int, events: list[Event]) -> list[Update]:
+        """Take what a dissector told at `time_ns`; return what changed, in order."""
+        connection = self._connections.get(flow.id)
+        if connection is None:
+            connection = self._connections[flow.id] = _Connection()
+        calls = connection.calls
+        updates: list[Update] = []
+        for event in events:
+            kind = type(event)
+            if kind is CallMessage:
+                self._message(connection, flow, time_ns, event, updates)  # type: ignore[arg-type] # told by `kind`
+            elif kind is CallOpened:
+                self._opened(connection, flow, protocol, time_ns, event, updates)  # type: ignore[arg-type] # as above
+            elif kind is CallEnded:
+                self._ended(connection, flow, time_ns, event, updates)  # type: ignore[arg-type] # as above
+            elif isinstance(event, CallMetadata):
+                call = calls.get(event.stream_id)
+                if call is not None:
+                    call.response_metadata = event.metadata
+            elif isinstance(event, Malformed):
+                call = None if event.stream_id is None else calls.get(event.stream_id)
+                updates.append(
+                    Finding(
+                        "malformed",
+                        time_ns,
+                        event.reason,
+                        flow,
+                        event.direction,
+                        event.offset,
+                        len(event.evidence),
+                        event.evidence,
+                        call,
+                    )
+                )
+            elif isinstance(event, Skipped):
+                updates.append(Finding("gap", time_ns, event.reason, flow, event.direction, event.offset, event.length))
+        return updates
+
+    def gap(self, flow: Flow) -> None:
+        """Mark what is open on `flow`: bytes of its connection are missing."""
+        connection = self._connections.get(flow.id)
+        if connection is not None:
+            for call in connection.calls.values():
+                call.gap = True
+
+    def closed(self, flow: Flow, time_ns: int, direction: Direction, reset: bool) -> list[Update]:
+        """Tell that one side of `flow` has ended. A call is cut when its server's side has, or either by a reset:
+        a client that only closes its half may still be answered."""
+        connection = self._connections.get(flow.id)
+        if connection is None:
+            return []
+        connection.closed[direction] = True
+        if connection.first_closed is None:
+            connection.first_closed = direction
+        updates: list[Update] = []
+        if reset or connection.closed[Direction.RESPONSE]:
+            who = "client" if connection.first_closed is Direction.REQUEST else "server"
+            for call in connection.calls.values():
+                call.note = f"the {who} {'reset' if reset else 'closed'} the connection"
+                call.ended_by = connection.first_closed
+                connection.late.add(call.stream_id)
+                updates.append(self._finish(call, time_ns, State.CUT))
+            connection.calls.clear()
+        if all(connection.closed):
+            del self._connections[flow.id]
+        return updates
+
+    def open_calls(self) -> list[Call]:
+        """What has no end yet, oldest first."""
+        calls = [call for connection in self._connections.values() for call in connection.calls.values()]
+        return sorted(calls, key=lambda call: call.number)
+
+    def _opened(
+        self, connection: _Connection, flow: Flow, protocol: str, time_ns: int, event: CallOpened, updates: list[Update]
+    ) -> None:
+        before = connection.calls.pop(event.stream_id, None)
+        if before is not None:  # neither protocol allows it; a gap can look so
+            before.note = "its stream id came again"
+            updates.append(self._finish(before, time_ns, State.CUT))
+        if not event.seen and event.stream_id in connection.late:
+            connection.late.discard(event.stream_id)
+            updates.append(_late(flow, time_ns, event.stream_id))
+            return
+        self._calls += 1
+        call = Call(
+            self._calls,
+            flow,
+            flow.hop,
+            protocol,
+            event.stream_id,
+            event.service,
+            event.method,
+            time_ns,
+            event.offset,
+            event.timeout_ns,
+            event.metadata,
+            event.seen,
+        )
+        connection.calls[event.stream_id] = call
+        updates.append(CallUpdate("opened", time_ns, call, None))
+
+    def _message(
+        self, connection: _Connection, flow: Flow, time_ns: int, event: CallMessage, updates: list[Update]
+    ) -> None:
+        call = connection.calls.get(event.stream_id)
+        if call is None:  # legal after a server's early end; said only of calls that were cut
+            if event.stream_id in connection.late:
+                connection.late.discard(event.stream_id)
+                updates.append(_late(flow, time_ns, event.stream_id))
+            return
+        call.message_count += 1
+        message = Message(
+            call.message_count, time_ns, event.direction, event.offset, event.length, event.payload, event.note
+        )
+        if event.direction:
+            call.response_bytes += event.length
+            call.response_count += 1
+        else:
+            call.request_bytes += event.length
+        call.messages.append(message)
+        if event.payload is not None:
+            call.kept_bytes += len(event.payload)
+        if len(call.messages) > KEPT_MESSAGES or call.kept_bytes > KEPT_BYTES:
+            _drop(call)
+        updates.append(CallUpdate("message", time_ns, call, message))
+
+    def _ended(
+        self, connection: _Connection, flow: Flow, time_ns: int, event: CallEnded, updates: list[Update]
+    ) -> None:
+        call = connection.calls.pop(event.stream_id, None)
+        if call is None:
+            if event.stream_id in connection.late:
+                connection.late.discard(event.stream_id)
+                updates.append(_late(flow, time_ns, event.stream_id))
+            return
+        call.ended_by = event.direction
+        call.status = event.status
+        call.reset = event.reset
+        call.trailers = event.metadata
+        state = State.ENDED
+        if event.status is not None:
+            if event.status.code == DEADLINE_EXCEEDED:
+                state = State.DEADLINE_EXCEEDED
+        elif event.reset is not None:
+            by_client = event.direction == Direction.REQUEST
+            state = State.CANCELLED if by_client and event.reset == RST_CANCEL else State.RESET
+        else:
+            call.note = "ended without a status"
+        updates.append(self._finish(call, time_ns, state))
+
+    @staticmethod
+    def _finish(call: Call, time_ns: int, state: State) -> CallUpdate:
+        call.state = state
+        call.end_ns = time_ns
+        return CallUpdate("ended", time_ns, call, None)
+
+
+def _drop(call: Call) -> None:
+    """Drop messages from the middle until the rest fits: so the first half of the limit stays, and the newest ones."""
+    messages = call.messages
+    while len(messages) > 2 and (len(messages) > KEPT_MESSAGES or call.kept_bytes > KEPT_BYTES):
+        middle = messages.pop(len(messages) // 2)
+        call.dropped_messages += 1
+        call.kept_bytes -= len(middle.payload or b"")
+
+
+def _late(flow: Flow, time_ns: int, stream_id: int) -> Finding:
+    reason = f"frames of stream {stream_id} came after its call was cut off"
+    return Finding("notice", time_ns, reason, flow, Direction.RESPONSE)

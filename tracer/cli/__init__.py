@@ -1,0 +1,83 @@
+"""The command `podwire`: finds the subcommand, imports that one alone, turns mistakes into one line and a status.
+
+Exit statuses: 0 done; 2 bad usage or bad input, one line on stderr says which; 130 ended by Ctrl-C where that is no
+ordinary end. A reader that goes away (`| head`) is no error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+
+COMMANDS = {
+    "trace": "get between runtime and clients, print each call as it happens, record a pcapng",
+    "decode": "print the calls of a capture file",
+    "stuck": "list the calls without an answer, of a running trace or of a capture file",
+    "doctor": "say what is here, what can be traced and what cannot; mend what a crash left",
+    "demo": "trace a bundled stand-in runtime; needs neither root nor containerd",
+}
+"""Every subcommand, in the order of the help; each is a module of its name beside this one."""
+
+USAGE = "usage: podwire [-h] [--version] COMMAND ..."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    first = words[0] if words else "--help"
+    if first in ("--version", "-V"):
+        from tracer import __version__
+
+        print(f"podwire {__version__}")
+        return 0
+    if first in ("--help", "-h", "help"):
+        print(_help())
+        return 0 if words else 2
+    if first not in COMMANDS or find_spec(f"tracer.cli.{first}") is None:
+        print(f"podwire: no command {first!r} (there are: {', '.join(COMMANDS)})", file=sys.stderr)
+        return 2
+    return _run(first, words)
+
+
+def _run(command: str, words: list[str]) -> int:
+    import argparse
+
+    from protos.errors import PodwireError
+
+    module = import_module(f"tracer.cli.{command}")
+    parser = argparse.ArgumentParser(prog="podwire", usage=USAGE)
+    module.add_parser(parser.add_subparsers(dest="command", required=True))
+    try:
+        args = parser.parse_args(words)
+        status: int = module.run(args)
+        sys.stdout.flush()
+    except PodwireError as error:
+        print(f"podwire: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as leaving:  # argparse has said what it had to
+        return leaving.code if isinstance(leaving.code, int) else 2
+    return status
+
+
+def _help() -> str:
+    width = max(len(name) for name in COMMANDS)
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            USAGE,
+            "",
+            "tcpdump for the sockets a Kubernetes node's container runtime talks over.",
+            "",
+            *lines,
+            "",
+            "podwire COMMAND --help says more of each.",
+        ]
+    )

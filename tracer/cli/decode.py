@@ -1,0 +1,167 @@
+"""`podwire decode`: print the calls of a capture file. Its options and printers are those of `trace` too."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from protos.errors import PodwireError
+
+if TYPE_CHECKING:  # heavy: imported by run, so that --help and usage errors are quick
+    from protos.registry import Registry
+    from tracer.calls import Update
+    from tracer.capture.packets import Notice, Packet
+    from tracer.capture.reader import CaptureFile
+
+PROGRESS_BYTES = 8 << 20
+"""A file has to be this large before its reading is worth a progress line."""
+PROGRESS_PACKETS = 5000
+
+
+class Printer(Protocol):
+    """Where updates go."""
+
+    def update(self, update: Update) -> None:
+        """Take what changed, in the order of the capture."""
+        ...
+
+    def tick(self, now_ns: int) -> None:
+        """Tell the time of the capture (since the epoch) while nothing changes."""
+        ...
+
+    def finish(self, end_ns: int | None = None) -> None:
+        """Tell the end of the capture, and its time if it is not that of the last update."""
+        ...
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = subparsers.add_parser(
+        "decode",
+        help="print the calls of a capture file",
+        description="Print the calls of a pcapng or pcap file (gzip too), one line a call.",
+    )
+    parser.add_argument("file", nargs="?", metavar="FILE", help="the capture; - is stdin")
+    parser.add_argument("-r", dest="read", metavar="FILE", help="the same, as tcpdump has it")
+    parser.add_argument("-c", dest="packets", type=positive, metavar="N", help="stop after N packets")
+    parser.add_argument("--calls", type=positive, metavar="N", help="stop after N calls have ended")
+    add_output_options(parser)
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Declare how calls are printed and what schemas are used; `make_printer` reads it."""
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--text", action="store_true", help="one line a call (the default)")
+    form.add_argument("--json", action="store_true", help="one JSON object a call (docs/json.md)")
+    parser.add_argument("-v", dest="verbose", action="count", default=0, help="text: the whole messages too")
+    parser.add_argument("--utc", action="store_true", help="text: times in UTC, not local")
+    add_schema_options(parser)
+
+
+def add_schema_options(parser: argparse.ArgumentParser) -> None:
+    """Declare where schemas come from besides our own; `load_registry` reads it."""
+    parser.add_argument("--proto", action="append", default=[], metavar="DIR", help="a folder of .proto files to use")
+    parser.add_argument(
+        "--descriptor-set", action="append", default=[], metavar="FILE", help="a descriptor set to use (protoc -o)"
+    )
+
+
+def positive(text: str) -> int:
+    """Read a count from the command line."""
+    count = int(text) if text.isdecimal() else 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no count above zero")
+    return count
+
+
+def load_registry(args: argparse.Namespace) -> Registry:
+    """Return our schemas with the user's on top. Raises PodwireError."""
+    from protos.registry import Registry
+
+    registry = Registry.bundled()
+    for path in args.proto:
+        registry.add_proto_dir(path)
+    for path in args.descriptor_set:
+        registry.add_descriptor_set(path)
+    return registry
+
+
+def make_printer(args: argparse.Namespace, stdout: TextIO) -> Printer:
+    """Return the printer that the options ask for; it writes to `stdout` and never flushes it. Raises PodwireError."""
+    registry = load_registry(args)
+    if args.json:
+        from dissectors.render import Renderer
+        from tracer.output.jsonlines import JsonPrinter
+
+        return JsonPrinter(stdout.write, registry, Renderer(registry))
+    from tracer.output.look import Look
+    from tracer.output.summary import Summarizer
+    from tracer.output.text import TextPrinter
+    from tracer.output.units import Clock
+
+    details = None
+    if args.verbose:
+        from dissectors.render import Renderer
+        from tracer.output.verbose import VerboseDetails
+
+        details = VerboseDetails(registry, Renderer(registry))
+    return TextPrinter(
+        stdout.write, Summarizer(registry), look=Look.of(stdout), clock=Clock(utc=args.utc), details=details
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Decode a file to its end. Returns 0. Raises PodwireError, for a file that breaks off once all before is out."""
+    from tracer.capture.reader import open_capture
+
+    path = args.read or args.file
+    if path is None or (args.read and args.file):
+        raise PodwireError("decode needs one capture file: podwire decode FILE (- is stdin)")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with open_capture(path) as capture:
+        broken = _print(capture, make_printer(args, sys.stdout), args.packets, args.calls)
+    if broken:
+        sys.stdout.flush()
+        raise PodwireError(f"{path}: {broken}")
+    return 0
+
+
+def _print(capture: CaptureFile, printer: Printer, packets: int | None, calls: int | None) -> str:
+    """Print up to so many packets or calls; return why the file could not be read to its end, or nothing."""
+    from tracer.pipeline import Decoder
+
+    decoder = Decoder()
+    broken = ""
+    ended = 0
+    for item in with_progress(capture):
+        for update in decoder.feed(item):
+            printer.update(update)
+            if update.kind == "ended":
+                ended += 1
+                if ended == calls:
+                    return broken
+            elif update.kind == "notice" and update.fatal:
+                broken = update.reason
+        if decoder.packets == packets:
+            break
+    for update in decoder.finish():
+        printer.update(update)
+    printer.finish(decoder.now_ns)
+    return broken
+
+
+def with_progress(capture: CaptureFile) -> Iterator[Packet | Notice]:
+    """Read a capture to its end; say how far it is on stderr, if that is a terminal and the lines go elsewhere."""
+    size = capture.size
+    if size is None or size < PROGRESS_BYTES or not sys.stderr.isatty() or sys.stdout.isatty():
+        yield from capture
+        return
+    for number, item in enumerate(capture):
+        if number % PROGRESS_PACKETS == 0:
+            print(f"\r{100 * capture.position // size:3d} %", end="", file=sys.stderr, flush=True)
+        yield item
+    print("\r     \r", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,293 @@
+"""What one line says of a call: its method's name, the id of its pod or container, the fields that matter.
+
+In: a call. Out: a `Summary`. Only the first request and the first response are parsed, and only where the table in
+`fields` wants something of them. Nothing of the wire leaves here unescaped.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from google.protobuf.descriptor import FieldDescriptor
+
+from protos.registry import Parsed, Registry
+from tracer.calls import Call, Message
+from tracer.output.escape import escape
+from tracer.output.fields import EVENT_CARRIERS, EVENT_FIELDS, EVENT_ID_PATHS, FIELDS, ID_PATHS
+from tracer.output.units import short_id, size
+
+MAX_TEXT = 64
+"""Characters of one field on a line; `-v` has them all."""
+
+_PLAIN_SERVICES = ("runtime.v1.", "containerd.task.", "containerd.services.events.ttrpc.", "grpc.AgentService")
+"""Services whose methods need no name in front on their hop."""
+
+Descriptor = Any
+"""A message's descriptor: the stubs name another class for it than the C implementation's objects have."""
+Item = Callable[[Any], str]
+"""Takes a parsed message; returns what the line shows of it, or nothing."""
+
+
+class Summary(NamedTuple):
+    """What a line says of a call. `id` is whole; the line shortens it. All of it is escaped."""
+
+    method: str
+    id: str
+    request: str
+    response: str
+
+
+class _Plan(NamedTuple):
+    """What to do with the messages of one method."""
+
+    name: str
+    input_type: str
+    output_type: str
+    streaming: bool
+    request: tuple[Item, ...]
+    response: tuple[Item, ...]
+    request_ids: tuple[Callable[[Any], Any], ...]
+    response_ids: tuple[Callable[[Any], Any], ...]
+    carries_event: bool
+    known: bool
+
+
+class Summarizer:
+    """Make summaries with the schemas of one registry. What a method's line needs is worked out once."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._plans: dict[tuple[str, str], _Plan] = {}
+        self._events: dict[str, tuple[tuple[Item, ...], tuple[Callable[[Any], Any], ...]]] = {}
+
+    def summarize(self, call: Call) -> Summary:
+        """Say what there is to say of `call` by now."""
+        plan = self._plans.get((call.service, call.method))
+        if plan is None:
+            plan = self._plans[call.service, call.method] = self._plan(call.service, call.method)
+        if plan.carries_event:
+            return self._event(call, plan)
+        if not plan.known:
+            sizes = size(call.request_bytes) if call.message_count else ""
+            return Summary(plan.name, "", sizes, size(call.response_bytes) if call.response_count else "")
+        wanted, found = "", ""
+        identity: Any = ""
+        request, response = _first_two(call)
+        if request is not None and (plan.request or plan.request_ids):
+            wanted, identity = self._read(plan.input_type, request, plan.request, plan.request_ids)
+        if response is not None and (plan.response or plan.response_ids):
+            found, other = self._read(plan.output_type, response, plan.response, plan.response_ids)
+            identity = identity or other
+        if plan.streaming:
+            found = _stream_text(call) if call.response_count else ""
+        return Summary(plan.name, escape(identity), wanted, found)
+
+    def _read(
+        self, name: str, message: Message, items: tuple[Item, ...], ids: tuple[Callable[[Any], Any], ...]
+    ) -> tuple[str, str | bytes]:
+        if message.payload is None:
+            return f"({escape(message.note)})", ""
+        parsed = self._registry.parse(name, message.payload)
+        if parsed.message is None:
+            return f"(does not parse: {escape(parsed.error)})", ""
+        body = parsed.message
+        identity: str | bytes = ""
+        for get in ids:
+            identity = get(body)
+            if identity:
+                break
+        return " ".join([text for item in items if (text := item(body))]), identity
+
+    def _event(self, call: Call, plan: _Plan) -> Summary:
+        request = call.request()
+        if request is None or request.payload is None:
+            return Summary(plan.name, "", f"({escape(request.note)})" if request else "", "")
+        parsed = self._registry.parse(plan.input_type, request.payload)
+        if parsed.message is None:
+            return Summary(plan.name, "", f"(does not parse: {escape(parsed.error)})", "")
+        envelope: Any = parsed.message.envelope  # type: ignore[attr-defined] # made at run time from the schema
+        topic = escape(envelope.topic) or plan.name
+        event = self._parse_any(envelope.event)
+        if event is None or event.message is None:
+            return Summary(topic, "", escape(envelope.event.type_url), "")
+        items, ids = self._event_plan(event.message.DESCRIPTOR)
+        identity: str | bytes = ""
+        for get in ids:
+            identity = get(event.message)
+            if identity:
+                break
+        return Summary(topic, escape(identity), " ".join([text for item in items if (text := item(event.message))]), "")
+
+    def _parse_any(self, packed: Any) -> Parsed | None:  # noqa: ANN401 # an Any of a private pool has no static type
+        url = packed.type_url
+        name = self._registry.resolve_any(url if isinstance(url, str) else escape(url))
+        return None if name is None else self._registry.parse(name, packed.value)
+
+    def _event_plan(self, descriptor: Descriptor) -> tuple[tuple[Item, ...], tuple[Callable[[Any], Any], ...]]:
+        plan = self._events.get(descriptor.full_name)
+        if plan is None:
+            items = _items(EVENT_FIELDS.get(descriptor.full_name, ""), descriptor)
+            plan = self._events[descriptor.full_name] = items, _id_getters(EVENT_ID_PATHS, descriptor)
+        return plan
+
+    def _plan(self, service: str, method: str) -> _Plan:
+        name = method_name(service, method)
+        found = self._registry.method(service, method)
+        if found is None:
+            return _Plan(name, "", "", False, (), (), (), (), False, False)
+        source = self._registry.message_class(found.input_type).DESCRIPTOR
+        target = self._registry.message_class(found.output_type).DESCRIPTOR
+        request, _, response = FIELDS.get(service, {}).get(method, "").partition("→")
+        paths = ID_PATHS.get(service, ())
+        return _Plan(
+            name,
+            found.input_type,
+            found.output_type,
+            found.client_streaming or found.server_streaming,
+            _items(request, source),
+            () if found.server_streaming else _items(response, target),
+            _id_getters(paths, source),
+            () if found.server_streaming else _id_getters(paths, target),
+            service in EVENT_CARRIERS and method == "Forward",
+            True,
+        )
+
+
+def method_name(service: str, method: str) -> str:
+    """How a line names a method: alone where its hop leaves no doubt, else with the last part of its service."""
+    if not service:
+        return "(start not seen)"
+    if service.startswith(_PLAIN_SERVICES):
+        return escape(method)
+    if service.startswith("runtime.v1alpha2."):
+        return escape(f"v1alpha2/{method}")
+    return escape(f"{service.rpartition('.')[2]}/{method}")
+
+
+def _first_two(call: Call) -> tuple[Message | None, Message | None]:
+    request = response = None
+    for message in call.messages:
+        if message.direction:
+            if response is None:
+                response = message
+        elif request is None:
+            request = message
+        if request is not None and response is not None:
+            break
+    return request, response
+
+
+def _stream_text(call: Call) -> str:
+    sent = call.message_count - call.response_count
+    asked = f"{sent} sent, " if sent > 1 else ""
+    plural = "" if call.response_count == 1 else "s"
+    return f"{asked}{call.response_count} message{plural}, {size(call.response_bytes)}"
+
+
+def resolve(path: str, descriptor: Descriptor) -> FieldDescriptor | None:
+    """The field that a dotted path leads to, or None where this schema has none."""
+    field: FieldDescriptor | None = None
+    at = descriptor
+    for name in path.split("."):
+        field = None if at is None else at.fields_by_name.get(name)
+        if field is None:
+            return None
+        at = field.message_type
+    return field
+
+
+def _id_getters(paths: tuple[str, ...], descriptor: Descriptor) -> tuple[Callable[[Any], Any], ...]:
+    return tuple(attrgetter(path) for path in paths if resolve(path, descriptor) is not None)
+
+
+def _items(specification: str, descriptor: Descriptor) -> tuple[Item, ...]:
+    items = (_item(word, descriptor) for word in specification.split())
+    return tuple(item for item in items if item is not None)
+
+
+def parse_item(word: str) -> tuple[str | None, list[str], str]:
+    """Take an item of the table apart: its label (None: none was given), its paths, its form."""
+    label, separator, rest = word.rpartition("=")
+    paths, _, form = rest.partition(":")
+    return label if separator else None, paths.split("/"), form
+
+
+def _item(word: str, descriptor: Descriptor) -> Item | None:
+    label, paths, form = parse_item(word)
+    fields = [field for path in paths if (field := resolve(path, descriptor)) is not None]
+    if len(fields) != len(paths):
+        return None  # an older schema, or a user's own
+    if len(paths) > 1:
+        getters = [attrgetter(path) for path in paths]
+        return lambda message: "/".join([_text(value) for get in getters if (value := get(message))])
+    return _one(label, attrgetter(paths[0]), fields[0], form)
+
+
+def _one(label: str | None, get: Callable[[Any], Any], field: FieldDescriptor, form: str) -> Item:
+    if form == "exit":
+        return lambda message: f"exit {get(message)}"
+    if form == "count":
+        return lambda message: f"{len(get(message))} {label}"
+    if form == "exec":
+        return lambda message: f"{label} {_id(value)}" if (value := get(message)) != message.container_id else ""
+    numeric = field.cpp_type not in (FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_MESSAGE)
+    if field.enum_type is not None:
+        names = {value.number: value.name for value in field.enum_type.values}
+        shown: Callable[[Any], str] = lambda value: names.get(value, str(value))  # noqa: E731 # one form among others
+    elif field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        name = label or field.name
+        return lambda message: name if get(message) else ""
+    else:
+        shown = _FORMS[form]
+        if label is None and numeric:
+            label = field.name
+    before = "" if label is None else f"{label} "
+    if form == "always":
+        return lambda message: before + shown(get(message))
+    return lambda message: before + shown(value) if (value := get(message)) else ""
+
+
+def _text(value: str | bytes) -> str:
+    text = escape(value)
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+
+
+def _id(value: str | bytes) -> str:
+    return short_id(escape(value))
+
+
+def _digest(value: str | bytes) -> str:
+    algorithm, colon, digits = escape(value).partition(":")
+    return f"{algorithm}:{digits[:12]}" if colon and len(digits) == 64 else _text(value)
+
+
+def _words(value: Any) -> str:  # noqa: ANN401 # repeated string, bytes where the text was not UTF-8, or number
+    words = [escape(word) if isinstance(word, bytes) else str(word) for word in value]
+    return _text(shlex.join(words))
+
+
+def _signal(value: int) -> str:
+    try:
+        return signal.Signals(value).name
+    except ValueError:
+        return str(value)
+
+
+def _plain(value: Any) -> str:  # noqa: ANN401 # any scalar of protobuf
+    return _text(value) if isinstance(value, (str, bytes)) else str(value)
+
+
+_FORMS: dict[str, Callable[[Any], str]] = {
+    "": _plain,
+    "always": _plain,
+    "id": _id,
+    "digest": _digest,
+    "bytes": lambda value: size(len(value)),
+    "words": _words,
+    "signal": _signal,
+    "seconds": lambda value: f"{value}s",
+}

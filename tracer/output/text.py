@@ -1,0 +1,176 @@
+"""Calls and findings as lines of text: one line a call when it ends, one more while it stays unanswered.
+
+In: updates, in the order of the capture. Out: lines, written through the function it is given. Times are capture
+times, so that a file prints the same whenever it is read.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from dissectors.events import Direction
+from tracer.calls import Call, CallUpdate, Finding, State, Update
+from tracer.output import look
+from tracer.output.codes import reset_name, status_name
+from tracer.output.escape import escape
+from tracer.output.fields import EXPECTED_FAILURES
+from tracer.output.look import Look
+from tracer.output.summary import Summarizer
+from tracer.output.units import Clock, duration, short_id
+from tracer.waiting import meant_to_wait
+
+UNANSWERED_NS = 1_000_000_000
+"""After so long in capture time a call without an answer gets a line of its own."""
+
+
+class Details(Protocol):
+    """Writes what `-v` adds below a call's line."""
+
+    def lines(self, call: Call) -> list[str]:
+        """The whole call, escaped, each line indented."""
+        ...
+
+
+class TextPrinter:
+    """Print updates as lines."""
+
+    def __init__(
+        self,
+        write: Callable[[str], object],
+        summarizer: Summarizer,
+        *,
+        look: Look,
+        clock: Clock,
+        details: Details | None = None,
+    ) -> None:
+        self._write = write
+        self._summarizer = summarizer
+        self._look = look
+        self._clock = clock
+        self._details = details
+        self._now_ns = 0
+        self._young: deque[Call] = deque()  # opened less than UNANSWERED_NS ago, by age; the ended among them too
+        self._open: dict[int, Call] = {}
+
+    def update(self, update: Update) -> None:
+        """Take what changed."""
+        if update.time_ns > self._now_ns:
+            self.tick(update.time_ns)
+        if isinstance(update, CallUpdate):
+            if update.kind == "opened":
+                self._young.append(update.call)
+                self._open[update.call.number] = update.call
+            elif update.kind == "ended":
+                self._open.pop(update.call.number, None)
+                self._ended(update.call)
+        else:
+            self._finding(update)
+
+    def tick(self, now_ns: int) -> None:
+        """Tell the time: a call that is due for its line as unanswered gets it."""
+        self._now_ns = now_ns
+        young = self._young
+        while young:
+            call = young[0]
+            due_ns = call.start_ns + UNANSWERED_NS
+            if call.end_ns is not None and call.end_ns < due_ns:
+                young.popleft()
+            elif due_ns <= now_ns:  # it may have ended by now: a file tells no time between its packets
+                young.popleft()
+                self._unanswered(call, due_ns)
+            else:
+                break
+
+    def finish(self, end_ns: int | None = None) -> None:
+        """Print what is still open at the end of the capture, whose time is `end_ns`."""
+        end = self._now_ns if end_ns is None else end_ns
+        for call in self._open.values():
+            self._unanswered(call, end, at_end=True)
+            self._detail(call)
+        self._open.clear()
+        self._young.clear()
+
+    def _unanswered(self, call: Call, now_ns: int, *, at_end: bool = False) -> None:
+        status = "waiting" if meant_to_wait(call.service, call.method) else "open"
+        extra = [f"(open at the end of the capture{_dropped(call)})"] if at_end else []
+        left = call.deadline_ns
+        if left is not None:
+            left -= now_ns
+            extra.append(f"deadline in {duration(left)}" if left > 0 else f"deadline passed {duration(-left)} ago")
+        self._line(call, look.OPEN, status, now_ns - call.start_ns, extra, answered=at_end)
+
+    def _ended(self, call: Call) -> None:
+        sign, status = look.OK, "OK"
+        extra = []
+        if call.status is not None:
+            code = call.status.code
+            if code:
+                status = status_name(code)
+                expected = (call.method, code) in EXPECTED_FAILURES.get(call.service, ())
+                sign = look.OK if expected else look.FAILED
+                if call.status.message:
+                    extra.append(f"— {escape(call.status.message)}")
+        elif call.state is State.CANCELLED:
+            sign, status = look.CANCELLED, "cancelled"
+            if call.deadline_passed(0):
+                extra.append("(deadline passed)")
+        elif call.state is State.RESET:
+            sign, status = look.FAILED, "reset"
+            who = "client" if call.ended_by is Direction.REQUEST else "server"
+            extra.append(f"— {reset_name(call.reset or 0)} by the {who}")
+        else:
+            sign = look.CANCELLED if meant_to_wait(call.service, call.method) else look.FAILED
+            status = call.state.value
+            extra.append(f"— {escape(call.note)}")
+        if call.dropped_messages:
+            extra.append(f"({_dropped(call).lstrip(', ')})")
+        if call.gap:
+            sign = look.GAP if sign == look.OK else sign
+            extra.append("(bytes missing)")
+        self._line(call, sign, status, (call.end_ns or call.start_ns) - call.start_ns, extra)
+        self._detail(call)
+
+    def _line(
+        self, call: Call, sign: str, status: str, length_ns: int, extra: list[str], *, answered: bool = True
+    ) -> None:
+        summary = self._summarizer.summarize(call)
+        time = self._clock.text(call.start_ns)
+        text = summary.request
+        if summary.response and answered:
+            text = f"{text} → {summary.response}" if text else f"→ {summary.response}"
+        if extra:
+            text = " ".join([text, *extra]) if text else " ".join(extra)
+        line = (
+            f"{time} {sign} {call.hop:<6} {short_id(summary.id):<13} {summary.method:<20} "
+            f"{status:<9} {duration(length_ns):>9}  {text}"
+        )
+        self._write(self._look.line(sign, line.rstrip()))
+
+    def _detail(self, call: Call) -> None:
+        if self._details is not None:
+            for line in self._details.lines(call):
+                self._write(self._look.line(look.OK, line))
+
+    def _finding(self, finding: Finding) -> None:
+        if finding.fatal:
+            return  # the command says it, on stderr and by its status
+        sign = {"gap": look.GAP, "malformed": look.MALFORMED, "notice": look.NOTICE}[finding.kind]
+        if finding.flow is None:
+            where = "capture" if finding.offset is None else f"capture at byte {finding.offset}"
+        else:
+            where = f"connection {finding.flow.id}"
+            if finding.offset is not None:
+                side = "client" if finding.direction is Direction.REQUEST else "server"
+                where += f", from the {side}, at byte {finding.offset}"
+        lost = f" {finding.length} bytes" if finding.kind == "gap" else ""
+        of = f" (call {finding.call.number})" if finding.call is not None else ""
+        evidence = f": {escape(finding.evidence)}" if finding.evidence else ""
+        hop = finding.flow.hop if finding.flow is not None else ""
+        text = f"{finding.kind}{lost}, {where}{of}: {escape(finding.reason)}{evidence}"
+        self._write(self._look.line(sign, f"{self._clock.text(finding.time_ns)} {sign} {hop:<6} {text}"))
+
+
+def _dropped(call: Call) -> str:
+    return f", {call.dropped_messages} messages of the middle not kept" if call.dropped_messages else ""

@@ -1,0 +1,81 @@
+"""What `-v` adds below a call's line: who called whom, metadata, and every message whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dissectors.events import Metadata
+from dissectors.render import Renderer
+from protos.registry import Registry
+from tracer.calls import Call
+from tracer.output.codes import status_name
+from tracer.output.escape import escape
+from tracer.output.peers import peer_text
+from tracer.output.units import duration, size
+
+DETAILS_TYPE = "google.rpc.Status"
+
+
+class VerboseDetails:
+    """Renders the whole of a call, all of it escaped."""
+
+    def __init__(self, registry: Registry, renderer: Renderer) -> None:
+        self._registry = registry
+        self._renderer = renderer
+
+    def lines(self, call: Call) -> list[str]:
+        """Return the lines below the call's own: connection, metadata, messages, status."""
+        flow = call.flow
+        name = escape(f"{call.service}/{call.method}") if call.service else "start not seen"
+        socket = f", {escape(flow.socket)}" if flow.socket else ""
+        lines = [
+            f"    call {call.number}: {name}",
+            f"    connection {flow.id}, stream {call.stream_id}, {call.protocol}{socket}",
+            f"    client {peer_text(flow.client)} → server {peer_text(flow.server)}",
+        ]
+        if call.timeout_ns is not None:
+            lines.append(f"    deadline {duration(call.timeout_ns)}")
+        lines += _metadata("metadata", call.metadata)
+        found = self._registry.method(call.service, call.method)
+        types = (found.input_type, found.output_type) if found is not None else ("", "")
+        before = 0
+        answered = False
+        for message in call.messages:
+            if message.direction and not answered:
+                answered = True
+                lines += _metadata("response metadata", call.response_metadata)
+            if message.number != before + 1:
+                lines.append(f"    … {message.number - before - 1} messages not kept")
+            before = message.number
+            side = "response" if message.direction else "request"
+            after = duration(message.time_ns - call.start_ns)
+            note = f" ({escape(message.note)})" if message.note else ""
+            type_name = types[message.direction]
+            lines.append(f"    {side} +{after} {size(message.length)} {type_name}{note}".rstrip())
+            if message.payload is None:
+                continue
+            if type_name:
+                lines += [escape_line(line) for line in self._renderer.to_text(type_name, message.payload, 2)]
+            else:
+                lines.append(f"        {message.payload[:256].hex(' ', 4)}{' …' if len(message.payload) > 256 else ''}")
+        if not answered:
+            lines += _metadata("response metadata", call.response_metadata)
+        lines += _metadata("trailers", call.trailers)
+        if call.status is not None and call.status.code:
+            lines.append(f"    status {status_name(call.status.code)} {escape(call.status.message)}".rstrip())
+            if call.status.details:
+                rendered = self._renderer.to_text(DETAILS_TYPE, call.status.details, 2)
+                lines += [escape_line(line) for line in rendered]
+        return lines
+
+
+def escape_line(line: str) -> str:
+    """Escape a rendered line, leaving its indentation and its own escapes as they are."""
+    return line if line.isprintable() else escape(line)
+
+
+def _metadata(title: str, metadata: Metadata) -> list[str]:
+    if not metadata:
+        return []
+    show: Callable[[str | bytes], str] = lambda value: value.hex() if isinstance(value, bytes) else escape(value)  # noqa: E731 # two forms of one value
+    return [f"    {title}", *[f"        {escape(key)}: {show(value)}" for key, value in metadata]]
