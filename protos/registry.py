@@ -1,15 +1,15 @@
 """The registry: names of methods and types to schemas, and payloads to messages.
 
-In: names as they stand on the wire, and bytes. Out: types, methods, parsed messages. It refuses to know which protocol the
-bytes came by and how they are shown.
+In: names as they stand on the wire, and bytes. Out: types, methods, parsed messages. It refuses to know which protocol
+the bytes came by and how they are shown.
 
-Schemas lie in layers, each with a pool of its own: the bundled ones at the bottom, a user's own above, the last added on
-top. A name is taken from the uppermost layer that has it: a user's schema wins over ours, whole files need not agree.
+Schemas lie in layers, each with a pool of its own: the bundled ones at the bottom, a user's own above, the last added
+on top. A name is taken from the uppermost layer that has it: a user's schema wins over ours, and nothing clashes.
 """
 
 from __future__ import annotations
 
-from importlib.resources import files
+from pathlib import Path
 from typing import NamedTuple
 
 from google.protobuf import descriptor_pb2
@@ -18,10 +18,10 @@ from google.protobuf.message import DecodeError, Message
 
 from protos.errors import PodwireError
 from protos.schema_set import Method, SchemaSet
-from protos.user_schemas import compile_folder, read_descriptor_set
 
 __all__ = ["Method", "Parsed", "Registry"]
 
+_HERE = Path(__file__).parent
 _OTHER_NAMES = {"cri.runtimeoptions.v1.Options": "runtimeoptions.v1.Options"}
 """Names that older versions gave to the same message (containerd 1.4 and before)."""
 
@@ -46,21 +46,23 @@ class Registry:
 
     @classmethod
     def bundled(cls) -> Registry:
-        """Return a registry of the schemas that podwire brings. A file is built when a name in it is first asked for."""
+        """Return a registry of the schemas that podwire brings; each file is built when a name in it is asked for."""
         try:
-            data = files("protos").joinpath("descriptors.binpb").read_bytes()
+            data = _HERE.joinpath("descriptors.binpb").read_bytes()
         except FileNotFoundError:
-            raise PodwireError(
-                "protos/descriptors.binpb is missing: this copy was not built (pip install -e .)"
-            ) from None
+            raise PodwireError(f"{_HERE}/descriptors.binpb is missing: not built yet (pip install -e .)") from None
         return cls(SchemaSet(FileDescriptorSet.FromString(data).file))
 
     def add_proto_dir(self, path: str) -> None:
-        """Put the .proto files below a folder, their import root, on top. Raises PodwireError, and adds nothing then."""
-        self._add(path, compile_folder(path, str(files("protos").joinpath("schemas"))))
+        """Put the .proto files below a folder, their import root, on top. Raises PodwireError, having added nothing."""
+        from protos.user_schemas import compile_folder  # few need it, and it brings subprocess
+
+        self._add(path, compile_folder(path, str(_HERE / "schemas")))
 
     def add_descriptor_set(self, path: str) -> None:
-        """Put a serialised FileDescriptorSet on top. Raises PodwireError, and adds nothing then."""
+        """Put a serialised FileDescriptorSet on top. Raises PodwireError, having added nothing."""
+        from protos.user_schemas import read_descriptor_set
+
         self._add(path, read_descriptor_set(path))
 
     def _add(self, path: str, found: list[FileDescriptorProto]) -> None:

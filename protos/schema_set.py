@@ -1,7 +1,7 @@
 """The files of one descriptor set, and a private pool that builds them when a name in them is first asked for.
 
-In: FileDescriptorProtos. Out: descriptors, message classes, methods. A private pool, so that two sets may define one name
-and nothing gets into protobuf's default pool. It refuses to know where the files come from.
+In: FileDescriptorProtos. Out: descriptors, message classes, methods. A private pool, so that two sets may define one
+name and nothing gets into protobuf's default pool. It refuses to know where the files come from.
 """
 
 from __future__ import annotations

@@ -35,14 +35,9 @@ def compile_folder(path: str, schemas: str) -> list[FileDescriptorProto]:
     with tempfile.TemporaryDirectory(prefix="podwire-proto-") as temporary:
         target = os.path.join(temporary, "set.binpb")
         # In a process of its own: protoc writes its reasons to descriptor 2, not to sys.stderr.
-        command = [
-            sys.executable,
-            "-m",
-            "grpc_tools.protoc",
-            f"-I{folder}",
-            f"-I{Path(tools.origin).parent / '_proto'}",
-        ]
-        command += [f"-I{schemas}", "--include_imports", f"--descriptor_set_out={target}", *names]
+        roots = (f"-I{folder}", f"-I{Path(tools.origin).parent / '_proto'}", f"-I{schemas}")
+        command = [sys.executable, "-m", "grpc_tools.protoc", *roots, "--include_imports"]
+        command += [f"--descriptor_set_out={target}", *names]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             reasons = [line for line in done.stderr.splitlines() if line.strip() and " warning: " not in line]
@@ -61,7 +56,5 @@ def read_descriptor_set(path: str) -> list[FileDescriptorProto]:
     except DecodeError:
         files = []
     if not files or not all(file.name for file in files):
-        raise PodwireError(
-            f"{path}: is no descriptor set (make one with protoc --include_imports --descriptor_set_out)"
-        )
+        raise PodwireError(f"{path}: is no descriptor set (protoc --include_imports --descriptor_set_out=F makes one)")
     return files

@@ -1,0 +1,92 @@
+"""A rendered message as lines for people, in the manner of YAML. In: a tree of values. Out: lines, nothing escaped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dissectors.json_value import JSONObject, JSONValue
+
+TEXT_LIMIT = 1024
+"""Bytes of a bytes field that are shown as text."""
+HEX_LIMIT = 64
+"""Bytes of a bytes field that are shown in hexadecimal."""
+_LINE = 100
+"""A list of plain values goes on one line if it fits into this."""
+_LAYOUT = str.maketrans("", "", "\t\n\r")
+
+
+class Bare(str):
+    """Text that is shown without quotes, since it is no string of the message."""
+
+
+def bytes_text(data: bytes) -> Bare:
+    """Return bytes as text where they are text, else in hexadecimal; cut where they are long, and then with a count."""
+    head = data[:TEXT_LIMIT]
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        # The cut may have gone through a character: that is no fault of the text.
+        cut_short = (
+            len(data) > TEXT_LIMIT and error.start >= TEXT_LIMIT - 3 and error.reason == "unexpected end of data"
+        )
+        text = head[: error.start].decode("utf-8") if cut_short else ""
+    if text and text.translate(_LAYOUT).isprintable():
+        return Bare(f'"{text}"' if len(data) <= TEXT_LIMIT else f'"{text}"… ({len(data)} bytes)')
+    if not data:
+        return Bare('""')
+    return Bare(f"0x{data[:HEX_LIMIT].hex()}{'…' if len(data) > HEX_LIMIT else ''} ({len(data)} bytes)")
+
+
+def text_lines(tree: JSONObject, indent: int) -> list[str]:
+    """Return the lines of a message."""
+    lines: list[str] = []
+    for key, value in tree.items():
+        _entry(key, value, " " * indent, lines)
+    return lines
+
+
+def _entry(key: str, value: JSONValue, pad: str, lines: list[str]) -> None:
+    if isinstance(value, dict) and value:
+        kind = value.get("@type")
+        lines.append(f"{pad}{key}:" if kind is None else f"{pad}{key}: ({kind})")
+        for name, item in value.items():
+            if name != "@type":
+                _entry(name, item, pad + "  ", lines)
+    elif isinstance(value, list) and value:
+        _list(key, value, pad, lines)
+    else:
+        lines.append(f"{pad}{key}: {_plain(value)}")
+
+
+def _list(key: str, values: list[JSONValue], pad: str, lines: list[str]) -> None:
+    if not any(isinstance(value, dict | list) for value in values):
+        line = f"{pad}{key}: [{', '.join(map(_plain, values))}]"
+        if len(line) <= _LINE:
+            lines.append(line)
+            return
+    lines.append(f"{pad}{key}:")
+    for value in values:
+        if not isinstance(value, dict | list) or not value:
+            lines.append(f"{pad}  - {_plain(value)}")
+            continue
+        start = len(lines)
+        items = value.items() if isinstance(value, dict) else [("", value)]
+        for name, item in items:
+            _entry(name, item, pad + "    ", lines)
+        # The dash stands in the first line's indent.
+        lines[start] = f"{pad}  - {lines[start][len(pad) + 4 :]}"
+
+
+def _plain(value: JSONValue) -> str:
+    if isinstance(value, Bare):
+        return value
+    if isinstance(value, str):
+        return f'"{value}"'
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict | list):
+        return "{}" if isinstance(value, dict) else "[]"
+    return str(value)
