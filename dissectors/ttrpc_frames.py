@@ -1,0 +1,234 @@
+"""Cut one direction of a ttrpc connection into frames.
+
+Comes in: bytes as they were read. Goes out: frames, and what is no frame. The header is ten bytes, laid out in
+`layouts.TTRPC_HEADER`; there is no preface, no flow control, no end mark. What a payload means, and which streams are
+open, is not known here; only to find the next sound frame does the reader look at how a payload begins.
+"""
+
+from __future__ import annotations
+
+import re
+from struct import Struct
+from typing import NamedTuple
+
+from dissectors.events import Direction, Malformed, Skipped
+from dissectors.ttrpc_messages import sound_request, sound_response
+
+HEADER = Struct(">IIBB")
+"""length, stream_id, type, flags: the fast form of `layouts.TTRPC_HEADER`."""
+HEADER_SIZE = 10
+MAX_PAYLOAD = 4 << 20
+"""Both implementations refuse a longer payload (ttrpc `messageLengthMax`); containerd 1.6 was seen to send 7.8 MB."""
+
+TYPE_REQUEST, TYPE_RESPONSE, TYPE_DATA = 1, 2, 3
+TYPE_NAMES = {TYPE_REQUEST: "request", TYPE_RESPONSE: "response", TYPE_DATA: "data"}
+FLAG_REMOTE_CLOSED, FLAG_REMOTE_OPEN, FLAG_NO_DATA = 1, 2, 4
+
+_HEAD = 1024
+"""Bytes of a payload that are kept when the rest is not to be had: enough for the names of service and method."""
+_ID_AHEAD = 200_000
+"""How far above the last stream id a sound one may be: what a long gap may have swallowed."""
+
+
+class Frame(NamedTuple):
+    """A whole frame."""
+
+    offset: int
+    """Of its first byte, in this direction of the flow."""
+    stream_id: int
+    type: int
+    flags: int
+    payload: bytes
+
+
+class PartialFrame(NamedTuple):
+    """A frame whose payload is not to be had: over the limit, or with a gap in it."""
+
+    offset: int
+    stream_id: int
+    type: int
+    flags: int
+    length: int
+    """Of the payload, as the header announced it."""
+    head: bytes
+    """The payload's first bytes, so far as they are known."""
+    note: str
+    """Why the payload is not to be had."""
+
+
+def build_frame(stream_id: int, type: int, flags: int, payload: bytes) -> bytes:
+    """Return one frame as it goes on the wire."""
+    return HEADER.pack(len(payload), stream_id, type, flags) + payload
+
+
+class FrameReader:
+    """Cut one direction of a ttrpc connection into frames (ttrpc PROTOCOL.md, Message Frame).
+
+    A payload over the limit is announced once its first bytes are there, and passed over by its length. After bytes
+    that are no frame, the next sound one is looked for. Holds at most one frame and one read.
+    """
+
+    def __init__(self, direction: Direction, *, limit: int = MAX_PAYLOAD) -> None:
+        self._direction = direction
+        self._limit = limit
+        self._buffer = bytearray()
+        self._offset = 0  # in the flow, of the buffer's first byte
+        self._need = HEADER_SIZE  # below this size the buffer completes nothing
+        self._skip = 0  # bytes of a payload that are still to be passed over; the buffer is empty then
+        self._unsound_since: int | None = None  # the offset at which sync was lost; None: in sync
+        self._highest_id = 0
+        self._candidate = _CANDIDATES[direction]
+
+    def feed(self, data: bytes) -> list[Item]:
+        """Take bytes as they came; return what they completed, in order."""
+        if self._skip:
+            passed = min(self._skip, len(data))
+            self._skip -= passed
+            self._offset += passed
+            data = data[passed:]
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._need:
+                return []
+            data = bytes(self._buffer)
+            self._buffer.clear()
+        return self._cut(data)
+
+    def lost(self, count: int) -> list[Item]:
+        """Take note of a gap. One inside a payload keeps sync: that frame comes without its payload.
+
+        A count of 0 says that this is some place in the middle of a connection.
+        """
+        items: list[Item] = []
+        if self._unsound_since is None and len(self._buffer) >= HEADER_SIZE:
+            length, stream_id, type_, flags = HEADER.unpack_from(self._buffer)
+            head = bytes(self._buffer[HEADER_SIZE : HEADER_SIZE + _HEAD])
+            note = "a part of it was lost"
+            items.append(PartialFrame(self._offset, stream_id, type_, flags, length, head, note))
+            self._skip = HEADER_SIZE + length - len(self._buffer)
+            self._offset += len(self._buffer)
+            self._buffer.clear()
+        keeps_sync = self._unsound_since is None and 0 < count <= self._skip
+        if not keeps_sync:
+            start = self._offset if self._unsound_since is None else self._unsound_since
+            self._offset += len(self._buffer)
+            self._buffer.clear()
+            if self._offset > start:
+                items.append(Skipped(self._direction, start, self._offset - start, NO_FRAME))
+        if count:
+            items.append(Skipped(self._direction, self._offset, count, "lost"))
+        self._offset += count
+        if keeps_sync:
+            self._skip -= count
+        else:
+            self._skip = 0
+            self._unsound_since = self._offset
+        return items
+
+    def close(self) -> list[Item]:
+        """Take note of the end; return what stayed incomplete."""
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        items = self._cut(data, final=True)
+        rest = bytes(self._buffer)
+        if self._unsound_since is not None:
+            length = self._offset + len(rest) - self._unsound_since
+            if length:
+                items.append(Skipped(self._direction, self._unsound_since, length, NO_FRAME))
+        elif len(rest) >= HEADER_SIZE:
+            length, stream_id, type_, flags = HEADER.unpack_from(rest)
+            head = rest[HEADER_SIZE : HEADER_SIZE + _HEAD]
+            items.append(PartialFrame(self._offset, stream_id, type_, flags, length, head, "the stream ends within it"))
+        elif rest or self._skip:
+            items.append(Malformed(self._direction, self._offset, "the stream ends within a frame", rest, None))
+        return items
+
+    def _cut(self, data: bytes, final: bool = False) -> list[Item]:
+        """Return the frames at the beginning of `data`; keep the rest in the buffer."""
+        items: list[Item] = []
+        limit, unpack, offset = self._limit, HEADER.unpack_from, self._offset
+        position, size = 0, len(data)
+        self._need = HEADER_SIZE
+        while size - position >= HEADER_SIZE:
+            if self._unsound_since is not None:
+                position = self._seek(data, position, final, items)
+                if self._unsound_since is not None:
+                    break
+            length, stream_id, type_, flags = unpack(data, position)
+            end = position + HEADER_SIZE + length
+            if length <= limit:
+                if end > size:
+                    self._need = HEADER_SIZE + length
+                    break
+                items.append(Frame(offset + position, stream_id, type_, flags, data[position + HEADER_SIZE : end]))
+                position = end
+            elif length > _LENGTH_MAX:
+                evidence = data[position : position + HEADER_SIZE]
+                items.append(Malformed(self._direction, offset + position, "no ttrpc header", evidence, None))
+                self._unsound_since = offset + position
+                continue
+            else:
+                start = position + HEADER_SIZE
+                if size - start < _HEAD:
+                    self._need = HEADER_SIZE + _HEAD
+                    break
+                note = f"over the limit of {limit} bytes"
+                head = data[start : start + _HEAD]
+                items.append(PartialFrame(offset + position, stream_id, type_, flags, length, head, note))
+                position = min(end, size)
+                self._skip = end - position
+            if stream_id > self._highest_id:
+                self._highest_id = stream_id
+        self._offset = offset + position
+        if position < size:
+            self._buffer += data[position:]
+        return items
+
+    def _seek(self, data: bytes, position: int, final: bool, items: list[Item]) -> int:
+        """Return where the next sound frame begins (in sync then), or the position up to which there is none."""
+        for match in self._candidate.finditer(data, position):
+            start = match.start()
+            need = self._missing(data, start)
+            if need == 0:
+                since, found = self._unsound_since, self._offset + start
+                if since is not None and found > since:
+                    items.append(Skipped(self._direction, since, found - since, NO_FRAME))
+                self._unsound_since = None
+                return start
+            if need is not None and not final:
+                self._need = need
+                return start
+        return max(position, len(data) - HEADER_SIZE + 1)
+
+    def _missing(self, data: bytes, start: int) -> int | None:
+        """Try a candidate: 0 if it is sound, None if it is not, else the bytes from its start on that would tell."""
+        header: tuple[int, int, int, int] = HEADER.unpack_from(data, start)
+        length, stream_id, type_, _ = header
+        if length > self._limit or (self._highest_id and stream_id > self._highest_id + _ID_AHEAD):
+            return None
+        payload = start + HEADER_SIZE
+        if type_ == TYPE_DATA:  # a bare message, which could be anything: the frame after it must look like one
+            need = 2 * HEADER_SIZE + length
+            if len(data) - start < need:
+                return need
+            return 0 if self._candidate.match(data, payload + length) else None
+        need = HEADER_SIZE + min(length, _HEAD)
+        if len(data) - start < need:
+            return need
+        sound = sound_request if type_ == TYPE_REQUEST else sound_response
+        return 0 if sound(data[payload : start + need], length) else None
+
+
+Item = Frame | PartialFrame | Malformed | Skipped
+NO_FRAME = "no ttrpc frame"
+_LENGTH_MAX = 0xFFFFFF
+"""The specification keeps the header's first byte zero."""
+
+
+def _candidate(own_type: int) -> re.Pattern[bytes]:
+    """Zero byte, at most 4 MiB, odd id, a type that this side sends, known flags. Candidates overlap: a lookahead."""
+    odd = b"".join(b"\\x%02x" % byte for byte in range(1, 256, 2))
+    return re.compile(rb"(?=\x00[\x00-\x40].{5}[%s][\x%02x\x03][\x00-\x07])" % (odd, own_type), re.DOTALL)
+
+
+_CANDIDATES = {Direction.REQUEST: _candidate(TYPE_REQUEST), Direction.RESPONSE: _candidate(TYPE_RESPONSE)}
