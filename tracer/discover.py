@@ -95,7 +95,9 @@ def check_access(targets: list[Target]) -> list[Target]:
         folder = target.folder
         while not os.path.isdir(folder) and folder != "/":
             folder = os.path.dirname(folder)
-        if os.access(folder, os.W_OK | os.X_OK, effective_ids=True) or (folder != target.folder and not target.required):
+        if os.access(folder, os.W_OK | os.X_OK, effective_ids=True) or (
+            folder != target.folder and not target.required
+        ):
             allowed.append(target)
             continue
         reason = f"{target.hop} {target_path(target)}: needs write access to {folder} (try sudo)"
@@ -158,3 +160,9 @@ def how_to_reopen(client: processes.Process) -> str:
         unit = client.unit.removesuffix(".service") or "kubelet"
         return f"systemctl restart {unit} reopens it, containers go on"
     return "its next connection is seen"
+
+
+def container_name(pid: int) -> str:
+    """What to call the container a process runs in."""
+    container = processes.container_of(pid)
+    return f"container {container[:13]}" if container else f"pid {pid}"

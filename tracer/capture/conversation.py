@@ -221,6 +221,13 @@ class CaptureWriter:
             if side.fin and peer.fin:
                 self._send(talk, 1 - direction, time_ns, ACK, peer.end + 2)
 
+    def note(self, time_ns: int, about: Mapping[str, object]) -> None:
+        """Write a fact about the whole capture, as a comment (JSON) on a block of statistics, which needs a socket."""
+        if self._interfaces:
+            options = blocks.items((blocks.COMMENT, _comment(about)))
+            high, low = time_ns >> 32, time_ns & 0xFFFFFFFF
+            self._block(blocks.INTERFACE_STATISTICS, interface=0, time_high=high, time_low=low, options=options)
+
     def finish(self, time_ns: int) -> None:
         """Write each interface's statistics. Conversations that are open stay so: their streams have no end here."""
         for interface in self._interfaces:

@@ -55,7 +55,8 @@ class Recorder:
     link: socket.socket
     """To the worker: `{"listener": N, "server": PID}`, `{"limit": TEXT}`."""
     _writer: CaptureWriter = field(init=False)
-    _pending: bytearray = field(init=False, default_factory=bytearray)
+    _pending: list[bytes] = field(init=False, default_factory=list)
+    _pending_bytes: int = field(init=False, default=0)
     _sockets: dict[int, _Socket] = field(init=False, default_factory=dict)
     _open: dict[int, int] = field(init=False, default_factory=dict)
     """Connections in the file, with how many of their directions are open."""
@@ -107,7 +108,7 @@ class Recorder:
         for record in reader.read():
             any_record = True
             self._record(record)
-            if len(self._pending) >= _SLICE:
+            if self._pending_bytes >= _SLICE:
                 self._write_out()
         reader.release()
         self._write_out()
@@ -166,11 +167,12 @@ class Recorder:
         is_packet = block[:4] == _ENHANCED_PACKET
         if self._failed or (self._full and is_packet):
             return
-        self._pending += block
+        self._pending.append(block)
+        self._pending_bytes += len(block)
         limits = self.limits
         if is_packet and limits.packets and self._writer.packets + 1 >= limits.packets:
             self._stop(f"{limits.packets} packets captured")
-        elif limits.bytes and not self._full and self._written + len(self._pending) >= limits.bytes:
+        elif limits.bytes and not self._full and self._written + self._pending_bytes >= limits.bytes:
             self._stop(f"{limits.bytes} bytes captured")
 
     def _stop(self, why: str) -> None:
@@ -181,10 +183,12 @@ class Recorder:
             pass  # the worker is gone: so is the traffic
 
     def _write_out(self) -> None:
-        view = memoryview(self._pending)
+        data = b"".join(self._pending)
+        self._pending.clear()
+        self._pending_bytes = 0
         try:
-            for start in range(0, len(view), _SLICE):
-                part = view[start : start + _SLICE]
+            for start in range(0, len(data), _SLICE):
+                part = data[start : start + _SLICE]
                 while part:
                     part = part[os.write(self.fd, part) :]
         except OSError as error:
@@ -194,10 +198,7 @@ class Recorder:
             self._failed = True
             self._stop(f"capture stopped: {error.strerror}")
         else:
-            self._written += len(view)
-        finally:
-            view.release()
-        self._pending.clear()
+            self._written += len(data)
 
 
 def _about(who: processes.Process | None, pid: int) -> dict[str, object]:

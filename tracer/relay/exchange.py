@@ -17,7 +17,6 @@ from enum import Enum
 
 from tracer.relay import label, sockdiag, system
 
-
 _ucred = struct.Struct("=iII")
 
 
@@ -82,6 +81,7 @@ class Homes:
 
 def _make_home(path: str) -> Home:
     os.mkdir(path, 0o700)
+    os.chmod(path, 0o700)  # whatever the umask
     fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     return Home(path, fd, system.mount_id(fd))
 

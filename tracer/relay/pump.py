@@ -128,7 +128,19 @@ class Context:
 class Half:
     """One direction: from `source` to `target`."""
 
-    __slots__ = ("done", "ended", "index", "message", "offset", "pipe", "source", "source_fd", "target", "target_fd", "waiting")
+    __slots__ = (
+        "done",
+        "ended",
+        "index",
+        "message",
+        "offset",
+        "pipe",
+        "source",
+        "source_fd",
+        "target",
+        "target_fd",
+        "waiting",
+    )
 
     def __init__(self, index: int, source: socket.socket, target: socket.socket) -> None:
         self.index = index

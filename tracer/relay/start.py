@@ -6,6 +6,7 @@ goes on when podwire is upgraded or uninstalled.
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -20,29 +21,27 @@ RunRecorder = Callable[[Shared, socket.socket], None]
 """Runs the recorder in its own process, until the END record or until the worker is gone."""
 
 
-def start_relay(plan: Plan, run_recorder: RunRecorder, keep: list[int]) -> socket.socket:
-    """Fork worker and recorder; returns the socket on which the worker tells what happens, one JSON object a message.
+def start_relay(plan: Plan, run_recorder: RunRecorder, keep: list[int]) -> tuple[int, socket.socket]:
+    """Fork worker and recorder; returns the worker's pid (a child, to be reaped if it ends first) and the socket on
+    which it tells what happens, one JSON object a message.
 
     `keep` lists the descriptors that the recorder needs; all others are closed in both. Send `leave` to end the
-    relay. Its end of file means that the worker is gone.
+    relay. The socket's end of file means that the worker is gone.
     """
     shared = Shared()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    starter = os.fork()
-    if starter == 0:
+    worker = os.fork()
+    if worker == 0:
         _run_and_exit(lambda: _become_relay(plan, run_recorder, shared, theirs, keep))
-    os.waitpid(starter, 0)
     theirs.close()
     shared.close()
-    return ours
+    return worker, ours
 
 
 def _become_relay(
     plan: Plan, run_recorder: RunRecorder, shared: Shared, control: socket.socket, keep: list[int]
 ) -> None:
     os.setsid()
-    if os.fork():
-        return
     _leave_surroundings({control.fileno(), shared.fd, shared.recorder_wake, *keep})
     to_recorder, to_worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     recorder = os.fork()
@@ -50,7 +49,7 @@ def _become_relay(
         to_recorder.close()
         control.close()
         system.name_process("podwire-record")
-        _run_and_exit(lambda: run_recorder(shared, to_worker))
+        _run_and_exit(lambda: _record(run_recorder, shared, to_worker))
     to_worker.close()
     for fd in keep:
         os.close(fd)
@@ -58,6 +57,15 @@ def _become_relay(
     control.setblocking(False)
     system.name_process("podwire-worker")
     Worker(plan, shared, control, to_recorder, recorder).run()
+
+
+def _record(run_recorder: RunRecorder, shared: Shared, link: socket.socket) -> None:
+    try:
+        run_recorder(shared, link)
+    except Exception as error:
+        # Its stderr is nobody's: the worker passes it on.
+        link.send(json.dumps({"limit": f"capture stopped: {type(error).__name__}: {error}"}).encode())
+        raise
 
 
 def _run_and_exit(act: Callable[[], None]) -> None:

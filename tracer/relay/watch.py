@@ -1,7 +1,7 @@
 """Folders watched by inotify: sockets as they appear, change and go (E3), also in folders that are not there yet.
 
-In: targets. Out: calls of `appeared`, `changed`, `gone` and `vanished`. It knows nothing of exchanges: the same name may be told
-of twice, and the listener of these calls looks at inodes.
+In: targets. Out: calls of `appeared`, `changed`, `gone` and `vanished`. It knows nothing of exchanges: the same name
+may be told of twice, and whoever is told looks at inodes.
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ class Plan:
     targets: list[Target]
     runtime_folder: str
     capture: str
+    duration_s: float
+    """Then it leaves by itself; 0 is never."""
     force: bool
 
 
@@ -107,6 +109,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         self._handle(wake_read, lambda _events: self._signalled(wake_read))
+        self._reap()  # whoever ended before there was a handler
         self._handle(self._control.fileno(), lambda _events: self._told())
         self._handle(self._recorder.fileno(), lambda _events: self._recorder_says())
         self._handle(self._watcher.fd, lambda _events: self._watcher.read())
@@ -117,6 +120,8 @@ class Worker:
             self._watcher.start()
         except OSError as error:
             self.tell("failed", text=f"{error.filename}: {explain(error, str(error.filename))}")
+        if self._plan.duration_s:
+            self._timers.after(self._plan.duration_s, self.leave)
         self.tell("started", pid=os.getpid())
 
     def _handle(self, fd: int, handler: Callable[[int], None]) -> None:

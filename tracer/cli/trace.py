@@ -1,0 +1,220 @@
+"""`podwire trace`: get between, record, decode, print. Prints each call as it ends, like tcpdump its packets."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import sys
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, TextIO
+
+from protos.errors import PodwireError
+from tracer.cli.decode import Printer, add_output_options, make_printer, positive
+from tracer.output.escape import escape
+
+if TYPE_CHECKING:  # heavy: imported by run
+    from tracer.calls import Update
+    from tracer.live import Live
+    from tracer.pipeline import Decoder
+    from tracer.relay.targets import Target
+
+SPOOL_BYTES = 256 << 20
+"""A trace without a file of its own ends when its spool has grown to this."""
+_LAG_NS = 200_000_000
+"""What has passed may take so long to be in the file: a call is not called unanswered before."""
+_STDOUT_S = 1.0
+"""At the end, `-w -` has so long to be read out."""
+
+DESCRIPTION = """
+Put a relay between the sockets' clients and servers, record what passes, and print each call as it ends. Ctrl-C gives
+every path back and finishes the file; connections that are open then go on through the relay, unrecorded, until they
+end (`draining`). Exit status: 0; 1 if the capture is not complete; 2 for a mistake, with one line that says which.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command, with tcpdump's and dumpcap's letters where they fit."""
+    parser = subparsers.add_parser("trace", help="trace this machine's runtime sockets, live", description=DESCRIPTION)
+    parser.add_argument("-w", metavar="FILE", help="write the capture (pcapng) there; - is stdout")
+    parser.add_argument("-P", action="store_true", help="with -w -: print calls too, on stderr")
+    parser.add_argument("-c", metavar="N", type=positive, default=0, help="stop after N packets")
+    parser.add_argument("--calls", metavar="N", type=positive, default=0, help="stop after N calls have ended")
+    parser.add_argument(
+        "-a",
+        metavar="duration:S|filesize:KB",
+        type=_stop,
+        action="append",
+        default=[],
+        help="stop after so many seconds, or when the file has so many kB (of 1000 bytes)",
+    )
+    parser.add_argument(
+        "--socket",
+        metavar="HOP=PATH",
+        action="append",
+        default=[],
+        help="trace this socket (hops cri, events, nri) or folder of sockets (task, agent) instead of the usual ones",
+    )
+    parser.add_argument("--existing", action="store_true", help="trace shims that run already, too")
+    parser.add_argument("--force", action="store_true", help="exchange a socket although SELinux refuses its label")
+    add_output_options(parser)
+
+
+def _stop(text: str) -> tuple[str, float]:
+    kind, _, value = text.partition(":")
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if kind not in ("duration", "filesize") or not 0 < number < 1e12:
+        raise argparse.ArgumentTypeError(f"{text} is not duration:SECONDS or filesize:KB")
+    return kind, number
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trace until told to stop; returns the exit status."""
+    from tracer import discover
+    from tracer.capture.recorder import Limits
+    from tracer.live import Live, Options, spool_folder
+    from tracer.pipeline import Decoder
+
+    targets = discover.check_access(discover.find_targets(args.socket, existing=args.existing))
+    stops = dict(args.a)
+    named = args.w not in (None, "-")
+    capture = os.path.abspath(args.w) if named else f"{spool_folder()}/trace-{os.getpid()}.pcapng"
+    most = int(stops.get("filesize", 0) * 1000) or (0 if named else SPOOL_BYTES)
+    options = Options(targets, Limits(args.c, most), stops.get("duration", 0.0), args.force)
+    out = None if args.w == "-" and not args.P else (sys.stderr if args.w == "-" else sys.stdout)
+    live = Live(options, capture, _say, {})
+    for target in targets:
+        path = discover.target_path(target)
+        if target.name:
+            live.older[path] = discover.older_connections(path)
+        else:
+            _say(f"{target.hop} {path}: {_shims(target)}")
+    try:
+        live.start()
+        with closing(live):
+            copy = CopyOut(capture, sys.stdout.fileno()) if args.w == "-" else None
+            shown = None if out is None else Shown(make_printer(args, out), out, args.calls)
+            _follow(live, Decoder(), shown, copy)
+        if copy is not None:
+            lost = copy.finish(_STDOUT_S)
+            if lost:
+                _say(f"stdout was not read to the end: {lost} bytes of the capture are lost")
+    finally:
+        if not named and os.path.exists(capture):
+            os.unlink(capture)
+    if live.vanished:
+        raise PodwireError(f"{live.vanished}: the folder was removed, nothing is left to trace")
+    if live.draining:
+        _say(f"draining: {live.draining} connections go on through the relay, unrecorded, until they end")
+    return 1 if live.failed else 0
+
+
+class Shown:
+    """Prints a live trace's updates, up to so many ended calls (0: all)."""
+
+    def __init__(self, printer: Printer, out: TextIO, most_calls: int) -> None:
+        self._printer, self._out, self._left = printer, out, most_calls or -1
+        self.any_call = False
+
+    @property
+    def done(self) -> bool:
+        """As many calls have ended as were asked for."""
+        return self._left == 0
+
+    def show(self, updates: list[Update]) -> None:
+        """Print what changed."""
+        for update in updates:
+            if self.done:
+                return
+            self._printer.update(update)
+            self.any_call = self.any_call or update.kind == "opened"
+            self._left -= update.kind == "ended"
+        self._out.flush()
+
+    def tick(self) -> None:
+        """Time passes without anything changing."""
+        if not self.done:
+            self._printer.tick(time.time_ns() - _LAG_NS)
+            self._out.flush()
+
+    def finish(self, decoder: Decoder) -> None:
+        """The capture is complete."""
+        self.show(decoder.finish())
+        if not self.done:
+            self._printer.finish(decoder.now_ns)
+        self._out.flush()
+
+
+def _follow(live: Live, decoder: Decoder, shown: Shown | None, copy: CopyOut | None) -> None:
+    """Read the capture as it grows, and show what it tells, until it is complete."""
+    from tracer.live import HINT_S
+
+    hint_at = time.monotonic() + HINT_S
+    for batch in live.packets():
+        if copy is not None:
+            copy.copy()
+        if shown is None:
+            continue
+        for item in batch:
+            shown.show(decoder.feed(item))
+        shown.tick()
+        if shown.done:
+            live.leave()
+        if shown.any_call:
+            hint_at = float("inf")
+        elif time.monotonic() > hint_at:
+            hint_at = float("inf")
+            _say("no call yet: `crictl pods`, or any other client of these sockets, makes one")
+    if shown is not None:
+        shown.finish(decoder)
+
+
+class CopyOut:
+    """Copies a file that grows to a descriptor that may be slow; never waits for it before the end."""
+
+    def __init__(self, path: str, fd: int) -> None:
+        self._file = open(path, "rb", buffering=0)
+        self._fd = fd
+        self._rest = b""
+        os.set_blocking(fd, False)
+
+    def copy(self) -> bool:
+        """Pass on what can be passed on; whether everything there is has gone."""
+        while True:
+            self._rest = self._rest or self._file.read(1 << 16)
+            if not self._rest:
+                return True
+            try:
+                self._rest = self._rest[os.write(self._fd, self._rest) :]
+            except BlockingIOError:
+                return False
+
+    def finish(self, seconds: float) -> int:
+        """Wait so long at most for the reader; returns the bytes that it has not taken."""
+        until = time.monotonic() + seconds
+        try:
+            while not self.copy() and time.monotonic() < until:
+                select.select([], [self._fd], [], 0.05)
+            return len(self._rest) + os.fstat(self._file.fileno()).st_size - self._file.tell()
+        finally:
+            os.set_blocking(self._fd, True)
+            self._file.close()
+
+
+def _shims(target: Target) -> str:
+    """What a trace says of a folder of sockets at its start."""
+    try:
+        names = [name for name in os.listdir(target.folder) if target.matches(name)]
+    except OSError:
+        names = []
+    if not names or target.existing:
+        return "tracing shims as they start" + (f", and the {len(names)} that run" if names else "")
+    return f"tracing shims as they start; {len(names)} that ran before are left alone (--existing takes them too)"
+
+
+def _say(text: str) -> None:
+    print(escape(text), file=sys.stderr, flush=True)

@@ -1,0 +1,284 @@
+"""A live trace, seen from whoever started it: what the relay tells, and the capture file as it grows.
+
+It owns no traffic: when it dies, relay and recorder go on (R3). In: options of `podwire trace`. Out: lines for stderr
+through `say`, and packets for a decoder. It knows nothing of how calls are shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from protos.errors import PodwireError
+from tracer import discover
+from tracer.capture.packets import Notice, Packet
+from tracer.capture.reader import CaptureFile, open_capture
+from tracer.capture.recorder import Limits, Recorder
+from tracer.relay import system
+from tracer.relay.held import make_runtime_folder, mend, runtime_folder
+from tracer.relay.shared import Shared
+from tracer.relay.start import start_relay
+from tracer.relay.targets import FOLDER_HOPS, Target
+from tracer.relay.worker import Plan
+
+HINT_S = 10.0
+"""Without a call for so long, a trace says how to make one."""
+_SETTLE_S = 1.0
+"""What the end of a trace may take: to give paths back, to write the capture out, to read it."""
+_IN_MODIFY = 0x2
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to trace and when to stop."""
+
+    targets: list[Target]
+    limits: Limits
+    duration_s: float = 0.0
+    force: bool = False
+
+
+@dataclass(slots=True)
+class Live:
+    """One running trace. Use it as a context manager: leaving gives every path back."""
+
+    options: Options
+    capture: str
+    """Path of the file that grows."""
+    say: Say
+    older: dict[str, discover.Older] = field(default_factory=dict)
+    """By path: who was connected before, and so is not seen."""
+    control: socket.socket = field(init=False)
+    ended: bool = False
+    """The capture is complete."""
+    failed: bool = False
+    """It ended in another way than by being told to."""
+    draining: int = 0
+    """Connections open when the paths were given back, which the relay goes on forwarding."""
+    _gone: bool = False
+    _worker: int = 0
+    vanished: str = ""
+    """The folder of a named socket, if it was removed and nothing else is left to trace."""
+    _left: bool = False
+    _taken: set[str] = field(default_factory=set)
+    _held: set[str] = field(default_factory=set)
+    _wake: tuple[int, int] = (-1, -1)
+    _file: CaptureFile | None = None
+
+    def start(self) -> None:
+        """Open the file, start relay and recorder. Raises PodwireError where that cannot be."""
+        folder = runtime_folder()
+        try:
+            make_runtime_folder(folder)
+        except OSError as error:
+            raise PodwireError(f"{folder}: {error.strerror}") from error
+        for held in discover.dead_relays():
+            for path, left in mend(held):
+                self.say(f"{path}: mended what podwire {held.pid} left when it died ({left.value})")
+        discover.refuse_second_tracer(self.options.targets)
+        fd = create_capture(self.capture)
+        limits = self.options.limits
+
+        def record(shared: Shared, link: socket.socket) -> None:
+            Recorder(fd, limits, link).run(shared)
+
+        plan = Plan(self.options.targets, folder, self.capture, self.options.duration_s, self.options.force)
+        self._worker, self.control = start_relay(plan, record, [fd])
+        os.close(fd)
+        self._file = open_capture(self.capture, follow=True)
+
+    def leave(self) -> None:
+        """Tell the relay to give its paths back and to finish the capture."""
+        if not self._left:
+            self._left = True
+            with suppress(OSError):
+                self.control.send(b"leave")
+
+    def packets(self) -> Iterator[list[Packet | Notice]]:
+        """What the capture file gets, in batches, until it is complete; an empty batch at least every half second."""
+        assert self._file is not None
+        with self._signals(), self._watch() as changed:
+            poll = select.poll()
+            for fd in (self.control.fileno(), self._wake[0], changed):
+                poll.register(fd, select.POLLIN)
+            until = float("inf")
+            while not self.ended and time.monotonic() < until:
+                for fd, _ in poll.poll(500):
+                    if fd == self.control.fileno():
+                        self._hear()
+                    else:
+                        os.read(fd, 65536)
+                        if fd == self._wake[0]:
+                            self.leave()
+                if self._left and until == float("inf"):
+                    until = time.monotonic() + _SETTLE_S
+                yield self._file.read_available()
+        yield self._file.read_available()
+        yield list(self._file.finish())
+
+    def close(self) -> None:
+        """Leave, and let go; the relay goes on with what is open, and is gone if nothing is."""
+        self.leave()
+        until = time.monotonic() + _SETTLE_S
+        while not self._gone and not (self.ended and self.draining) and time.monotonic() < until:
+            if select.select([self.control], [], [], 0.1)[0]:
+                self._hear()
+        if self._gone:
+            os.waitpid(self._worker, 0)
+        if self._file is not None:
+            self._file.close()
+        self.control.close()
+
+    # --- what the relay tells ---
+
+    def _hear(self) -> None:
+        message = self.control.recv(65536)
+        if not message:
+            self._gone = True
+            if not self._left:
+                self.failed = True
+                self.say("the relay is gone: podwire doctor --mend gives back what it held")
+            self.ended = True
+            return
+        said = json.loads(message)
+        handler = getattr(self, f"_on_{said.pop('event')}", None)
+        if handler is not None:
+            handler(**said)
+
+    def _on_taken(self, hop: str, path: str, number: int, missed: int) -> None:
+        again = path in self._taken
+        self._taken.add(path)
+        self._held.add(path)
+        if missed:
+            self.say(f"{hop} {path}: {missed} connections were made before it was traced and are not seen")
+        elif path in self.older:
+            self.say(f"{hop} {path}: {_told(self.older.pop(path))}")
+        elif again and self._is_main(hop):
+            self.say(f"{hop} {path}: its server started again; tracing it")
+
+    def _is_main(self, hop: str) -> bool:
+        return hop not in FOLDER_HOPS
+
+    def _on_refused(self, hop: str, path: str, reason: str) -> None:
+        self.say(f"{hop} {path}: not traced: {reason}")
+
+    def _on_retired(self, hop: str, path: str, reason: str) -> None:
+        self._held.discard(path)
+        if reason != "left" and self._is_main(hop):
+            self.say(f"{hop} {path}: {reason}")
+
+    def _on_vanished(self, hop: str, folder: str, required: bool) -> None:
+        if required and not self._held:
+            self.vanished = folder
+            self.leave()
+        else:
+            self.say(f"{hop} {folder}: the folder was removed; it is looked for again")
+
+    def _on_failed(self, text: str) -> None:
+        self.say(text)
+
+    def _on_direct(self, text: str) -> None:
+        self.say(text)
+
+    def _on_indirect(self, text: str) -> None:
+        self.say(text)
+
+    def _on_mounted(self, path: str, pids: list[int]) -> None:
+        pods = ", ".join(discover.container_name(pid) for pid in pids)
+        self.say(f"{path}: still mounted in {pods}: the relay serves it until that is gone")
+
+    def _on_limit(self, text: str) -> None:
+        self.say(text)
+        if "stopped" in text:
+            self.failed = True
+        self._left = True
+
+    def _on_draining(self, connections: int) -> None:
+        self._left = True
+        self.draining = connections
+
+    def _on_drained(self) -> None:
+        self.draining = 0
+
+    def _on_recorded(self, status: int) -> None:
+        self.ended = True
+        if status:
+            self.failed = True
+            self.say(f"the recorder ended with status {status}: the capture is not complete; traffic goes on")
+
+    # --- signals, the file ---
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+        old = signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(old)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            for fd in self._wake:
+                os.close(fd)
+
+    @contextmanager
+    def _watch(self) -> Iterator[int]:
+        fd = system.inotify_init()
+        try:
+            system.inotify_add_watch(fd, self.capture, _IN_MODIFY)
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def _told(older: discover.Older) -> str:
+    """What a trace says of a socket at its start."""
+    if not older.count:
+        return "tracing"
+    ones = "one is" if older.count == 1 else "ones are"
+    text = f"tracing new connections; {older.count} older {ones} not seen"
+    if older.clients:
+        names = (f"{each.label}, pid {each.pid}: {discover.how_to_reopen(each)}" for each in older.clients)
+        text += f" ({'; '.join(names)})"
+    return text
+
+
+def create_capture(path: str) -> int:
+    """A new, empty file of mode 0600, for writing; what was there is replaced. Raises PodwireError."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        reason = "is a symbolic link, which is not followed" if os.path.islink(path) else error.strerror
+        raise PodwireError(f"-w {path}: {reason}") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise PodwireError(f"-w {path}: is no regular file (-w - writes the capture to stdout)")
+    os.fchmod(fd, 0o600)
+    os.ftruncate(fd, 0)
+    return fd
+
+
+def spool_folder() -> str:
+    """Where captures without a name lie: `/var/lib/podwire` for root, else the user's state folder; made, 0700."""
+    if os.geteuid() == 0:
+        folder = "/var/lib/podwire"
+    else:
+        base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        folder = f"{base}/podwire"
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise PodwireError(f"{folder}: {error.strerror}: name a file with -w FILE") from error
+    return folder
