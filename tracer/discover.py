@@ -95,9 +95,8 @@ def check_access(targets: list[Target]) -> list[Target]:
         folder = target.folder
         while not os.path.isdir(folder) and folder != "/":
             folder = os.path.dirname(folder)
-        if os.access(folder, os.W_OK | os.X_OK, effective_ids=True) or (
-            folder != target.folder and not target.required
-        ):
+        comes_later = folder != target.folder and not target.required
+        if comes_later or os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
             allowed.append(target)
             continue
         reason = f"{target.hop} {target_path(target)}: needs write access to {folder} (try sudo)"

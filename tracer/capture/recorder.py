@@ -1,11 +1,12 @@
 """The recorder: records of the ring come in, blocks of a pcapng file go out, in a process of its own.
 
-It may be slow, stopped or dead: that costs bytes of the capture, never traffic. It also finds out who is who (R8), since
-reading /proc would hold up the relay: clients by their pid, servers by the inode of their listening socket.
+It may be slow, stopped or dead: that costs bytes of the capture, never traffic. It also finds out who is who (R8),
+since reading /proc would hold up the relay: clients by their pid, servers by the inode of their listening socket.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -177,10 +178,8 @@ class Recorder:
 
     def _stop(self, why: str) -> None:
         self._full = True
-        try:
+        with contextlib.suppress(OSError):  # the worker is gone: so is the traffic
             self.link.send(json.dumps({"limit": why}).encode())
-        except OSError:
-            pass  # the worker is gone: so is the traffic
 
     def _write_out(self) -> None:
         data = b"".join(self._pending)

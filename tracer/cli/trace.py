@@ -177,7 +177,7 @@ class CopyOut:
     """Copies a file that grows to a descriptor that may be slow; never waits for it before the end."""
 
     def __init__(self, path: str, fd: int) -> None:
-        self._file = open(path, "rb", buffering=0)
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 # closed in `finish`
         self._fd = fd
         self._rest = b""
         os.set_blocking(fd, False)

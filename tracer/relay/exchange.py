@@ -6,6 +6,7 @@ unlinked by others at any time, so every step is checked by inode after the call
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -195,10 +196,8 @@ class Exchange:
         system.exchange_names(self.home.fd, self.twin_name, self.folder_fd, self.name)
 
     def _unlink_in_home(self) -> None:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(self.twin_name, dir_fd=self.home.fd)
-        except FileNotFoundError:
-            pass
 
     def close(self) -> None:
         """Forget what lies in the home under its number."""

@@ -7,6 +7,7 @@ holds a flock on it; a file that nobody locks is of one that died.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -33,10 +34,8 @@ def runtime_folder() -> str:
 
 def make_runtime_folder(path: str) -> None:
     """Make it, 0700; raises PermissionError if it is there and not a folder of ours alone."""
-    try:
+    with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass
     status = os.lstat(path)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise PermissionError(0, "is not a folder of this user alone", path)

@@ -130,7 +130,7 @@ class Listeners:
         self._take(target, folder, name)
 
     def changed(self, folder: str, name: str) -> None:
-        """A server sets mode or owner by path after it has bound: what it set is ours, and goes to its own file (E6)."""
+        """A server sets mode or owner by path after it has bound: that hits ours, and goes to its own file too (E6)."""
         listener = self._by_path.get(f"{folder.rstrip('/')}/{name}")
         if listener is not None and not listener.exchange.given_back and listener.exchange.path_is_ours():
             try:

@@ -9,6 +9,7 @@ traffic does not.
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import fcntl
 import os
@@ -52,10 +53,8 @@ class Pipe:
     def __init__(self) -> None:
         self.read_end, self.write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.held = 0
-        try:
+        with contextlib.suppress(OSError):  # over the user's limit for pipes: the default size does, in more turns
             fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        except OSError:
-            pass  # over the user's limit for pipes: the default size does, in more turns
 
     def close(self) -> None:
         """Close both ends."""
@@ -270,10 +269,7 @@ class Connection:
                 continue
             if room is not None:
                 context.ring.lay(Kind.DATA, half.index, length, self.number, half.offset, context.now_ns())
-            if flags & socket.MSG_CTRUNC:
-                moved = self._forward_message(half, length)
-            else:
-                moved = self._splice(half, length)
+            moved = self._forward_message(half, length) if flags & socket.MSG_CTRUNC else self._splice(half, length)
             if moved == 0:
                 return
             if room is not None:

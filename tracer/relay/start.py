@@ -6,6 +6,7 @@ goes on when podwire is upgraded or uninstalled.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -90,9 +91,7 @@ def _leave_surroundings(keep: set[int]) -> None:
     for entry in os.listdir("/proc/self/fd"):
         fd = int(entry)
         if fd > 2 and fd not in keep:
-            try:
+            with contextlib.suppress(OSError):  # the listing's own descriptor
                 os.close(fd)
-            except OSError:
-                pass  # the listing's own descriptor
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
