@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests: a private containerd for the session, and a maker of more for tests that kill theirs."""
+"""Fixtures of the end-to-end tests: a private containerd for the session, a maker of more for tests that kill theirs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from protos.registry import Registry
 from tests.e2e.containerd import Containerd, missing_programs
 
 
@@ -16,6 +17,11 @@ def _need_containerd() -> None:
         pytest.skip("a real containerd needs root")
     if missing := missing_programs():
         pytest.skip(f"a real containerd needs {', '.join(missing)}")
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    return Registry.bundled()
 
 
 @pytest.fixture(scope="session")

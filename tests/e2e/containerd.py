@@ -1,4 +1,4 @@
-"""A private, real containerd (Debian's 1.6.20) with runc: started by its configuration, stopped by its pid, cleaned away.
+"""A private, real containerd (Debian's 1.6.20) with runc: started by a file, stopped by its pid, cleaned away.
 
 In: nothing but the machine's own packages. Out: the paths of its sockets, its pid, its shims, its metrics.
 It knows nothing of podwire. What it did not start, it never touches: shims are its own if they were given its address,
@@ -31,6 +31,7 @@ RUNC_ROOT = Path("/run/containerd/runc")
 CNI_BIN = Path("/usr/lib/cni")
 CGROUPS = Path("/sys/fs/cgroup")
 NAMESPACE = "k8s.io"
+SHIM_ACTIONS = ("start", "delete")
 
 CONFIG = """\
 version = 2
@@ -173,10 +174,9 @@ class Containerd:
         found: dict[str, int] = {}
         for pid in _processes():
             command = _command(pid)
-            if command and command[0].endswith("containerd-shim-runc-v2") and self.address in command:
-                # The first process of a shim ("… start") ends at once; what it leaves has the same arguments.
-                if command[-1] not in ("start", "delete"):
-                    found[command[command.index("-id") + 1]] = pid
+            # "… start" and "… delete" are short-lived processes beside the shim that serves; it has their arguments.
+            if self.address in command and command[0].endswith("-shim-runc-v2") and command[-1] not in SHIM_ACTIONS:
+                found[command[command.index("-id") + 1]] = pid
         self.sandboxes |= found.keys()
         return found
 
@@ -223,6 +223,18 @@ class Containerd:
         shutil.rmtree(self.run, ignore_errors=True)
         shutil.rmtree(self.base, ignore_errors=True)
 
+    def left_behind(self) -> list[str]:
+        """What is still there of it: folders, mounts, sockets, processes, cgroups; empty after clean()."""
+        found = [f"folder {path}" for path in (self.run, self.base) if path.exists()]
+        found += [f"mount {point}" for point in mounts_below(self.run, self.base)]
+        found += [f"shim {sandbox_id}, pid {pid}" for sandbox_id, pid in self.shims().items()]
+        for sandbox_id in self.sandboxes:
+            paths = (self.shim_socket(sandbox_id), RUNC_ROOT / NAMESPACE / sandbox_id)
+            found += [str(path) for path in paths if path.exists()]
+        found += [f"cgroup {path}" for path in self._cgroups()]
+        found += [f"process {pid}: {_command(pid)}" for pid in _processes() if self.token in " ".join(_command(pid))]
+        return found
+
     def _answers(self) -> bool:
         if not self.running:
             return False
@@ -238,9 +250,12 @@ class Containerd:
         self.ctr("images", "import", str(layout))
         layout.unlink()
 
+    def _cgroups(self) -> list[Path]:
+        """The folders of our cgroup: one a hierarchy (v1), or one (v2)."""
+        return [path for path in (*CGROUPS.glob(f"*/{self.token}"), CGROUPS / self.token) if path.is_dir()]
+
     def _empty_cgroups(self) -> None:
-        folders = [path for path in CGROUPS.glob(f"*/{self.token}") if path.is_dir()]
-        folders += [CGROUPS / self.token] if (CGROUPS / self.token).is_dir() else []
+        folders = self._cgroups()
 
         def empty() -> bool:
             for top in folders:
