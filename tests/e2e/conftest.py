@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests: a private containerd for the session, a maker of more for tests that kill theirs."""
+"""Fixtures: a private containerd for the whole session, and a maker of more for tests that kill theirs."""
 
 from __future__ import annotations
 
