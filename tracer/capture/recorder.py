@@ -141,7 +141,7 @@ class Recorder:
         inode = int(str(about["server_inode"]))
         pid = processes.holders({inode}).get(inode, 0) if inode else 0
         who = processes.describe(pid) if pid else None
-        if pid:
+        with contextlib.suppress(OSError):  # the worker is gone
             self.link.send(json.dumps({"listener": number, "server": pid}).encode())
         name = who.label if who is not None else f"{hop}-server"
         address = self._writer.endpoint((name, pid) if who is None else (str(who.start), pid), name)

@@ -148,8 +148,10 @@ class Exchange:
         if not self.path_is_ours():
             self._unlink_in_home()
             return Left.NOT_OURS
-        if not self.twin_listens():
-            return self.drop()
+        return self.put_back() if self.twin_listens() else self.drop()
+
+    def put_back(self) -> Left:
+        """Swap the names again, whether or not anybody listens on the twin."""
         try:
             self.copy_attributes_to_twin()
             self._swap()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tracer.relay import system
-from tracer.relay.exchange import Exchange, Home, Left
+from tracer.relay.exchange import Exchange, Home, Left, answers
 
 VERSION = 1
 
@@ -183,7 +183,12 @@ def _mend_one(socket: HeldSocket) -> Left:
         exchange = Exchange(
             socket.number, socket.hop, socket.folder, socket.name, home, folder_fd, socket.ours, socket.twin
         )
-        left = exchange.leave()
+        if exchange.path_is_ours() and answers(socket.path):
+            # Nobody listens for the dead any more: a new server's file has the number that ours had.
+            os.unlink(exchange.twin_name, dir_fd=home_fd)
+            left = Left.NOT_OURS
+        else:
+            left = exchange.leave()
         exchange.close()
         return left
     finally:

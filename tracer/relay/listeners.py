@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from tracer.relay import mounts, sockdiag
-from tracer.relay.exchange import Exchange, Homes, Left, Refused, explain, take
+from tracer.relay.exchange import Exchange, Homes, Refused, explain, peer_credentials, take
 from tracer.relay.held import HeldFile
 from tracer.relay.pump import Context
 from tracer.relay.shared import Kind
@@ -192,13 +192,28 @@ class Listeners:
 
     def _grown_up(self, listener: Listener) -> None:
         """A server that has bound and not listened by now: put its socket back as it was."""
-        if listener.retired or listener.exchange.server_inode or listener.exchange.twin_listens():
+        exchange = listener.exchange
+        if listener.retired or exchange.given_back:
             return
-        left = listener.exchange.leave() if listener.exchange.path_is_ours() else Left.NOT_OURS
-        self._end(listener, f"nobody listens on it ({left.value})")
+        if exchange.server_inode:
+            self.check(listener)
+        elif exchange.twin_listens():
+            self._ask_who_listens(listener)
+        elif exchange.path_is_ours():
+            exchange.put_back()
+            self._end(listener, "nobody listens on it")
+
+    def _ask_who_listens(self, listener: Listener) -> None:
+        """A server in another network namespace is in no table of ours: one connection to it tells its pid."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as probe:
+            try:
+                probe.connect(listener.exchange.upstream)
+            except OSError:
+                return
+            self.server_is(listener.number, peer_credentials(probe)[0])
 
     def server_is(self, number: int, pid: int) -> None:
-        """The recorder found the process that holds the listener: watch for its end (E1)."""
+        """The process that holds the listener: watch for its end (E1). 0: nobody does, as far as the recorder saw."""
         listener = self._by_number.get(number)
         if listener is None or listener.retired or listener.pidfd >= 0:
             return
@@ -228,7 +243,7 @@ class Listeners:
             return False
         if listener.exchange.twin_listens():
             return True
-        if time.monotonic() - listener.since < YOUNG_S:
+        if not listener.exchange.server_inode and time.monotonic() - listener.since < YOUNG_S:
             return True
         if not listener.exchange.given_back:
             listener.exchange.drop()

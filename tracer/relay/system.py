@@ -47,6 +47,11 @@ def inotify_rm_watch(fd: int, watch: int) -> None:
     _libc.inotify_rm_watch(fd, watch)
 
 
+def set_filesystem_uid(uid: int) -> None:
+    """Whose file permissions this thread has, apart from its effective uid (setfsuid(2))."""
+    _libc.setfsuid(uid)
+
+
 def mount_id(fd: int) -> int:
     """The mount that a descriptor (O_PATH will do) lies on; an exchange between two mounts is EXDEV."""
     with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:

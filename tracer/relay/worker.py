@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from tracer.relay import shared as sh
+from tracer.relay import system
 from tracer.relay.exchange import Homes, explain, peer_credentials
 from tracer.relay.held import HeldFile
 from tracer.relay.listeners import YOUNG_S, Listener, Listeners, Timers
@@ -365,7 +366,10 @@ class Worker:
 
 @contextmanager
 def _acting_as(credentials: tuple[int, int] | None) -> Iterator[None]:
-    """Connect with these effective ids: what the server sees of us is fixed at connect(2) (E7)."""
+    """Connect with these effective ids: what the server sees of us is fixed at connect(2) (E7).
+
+    Files are still looked up as before: the twin lies in a folder that is ours alone.
+    """
     if credentials is None:
         yield
         return
@@ -373,6 +377,7 @@ def _acting_as(credentials: tuple[int, int] | None) -> Iterator[None]:
     os.setegid(credentials[1])
     try:
         os.seteuid(credentials[0])
+        system.set_filesystem_uid(uid)
         try:
             yield
         finally:
