@@ -98,7 +98,7 @@ class Call:
     gap: bool = False
     """Bytes of its connection are missing from the time it was open: it may lack messages, or its end."""
     note: str = ""
-    """How it ended, where its state does not say enough."""
+    """What its state does not say: how it ended, or that its client is gone."""
     kept_bytes: int = 0
 
     @property
@@ -164,13 +164,13 @@ Update = CallUpdate | Finding
 class _Connection:
     """What is open on one flow."""
 
-    __slots__ = ("calls", "closed", "first_closed", "late")
+    __slots__ = ("calls", "closed", "first_closed", "how")
 
     def __init__(self) -> None:
         self.calls: dict[int, Call] = {}
         self.closed = [False, False]
         self.first_closed: Direction | None = None
-        self.late: set[int] = set()  # streams cut while open, of which no late frame was seen yet
+        self.how = ""  # who closed first, in words
 
 
 class CallTracker:
@@ -190,11 +190,11 @@ class CallTracker:
         for event in events:
             kind = type(event)
             if kind is CallMessage:
-                self._message(connection, flow, time_ns, event, updates)  # type: ignore[arg-type] # told by `kind`
+                self._message(connection, time_ns, event, updates)  # type: ignore[arg-type] # told by `kind`
             elif kind is CallOpened:
                 self._opened(connection, flow, protocol, time_ns, event, updates)  # type: ignore[arg-type] # as above
             elif kind is CallEnded:
-                self._ended(connection, flow, time_ns, event, updates)  # type: ignore[arg-type] # as above
+                self._ended(connection, time_ns, event, updates)  # type: ignore[arg-type] # as above
             elif isinstance(event, CallMetadata):
                 call = calls.get(event.stream_id)
                 if call is not None:
@@ -226,21 +226,22 @@ class CallTracker:
                 call.gap = True
 
     def closed(self, flow: Flow, time_ns: int, direction: Direction, reset: bool) -> list[Update]:
-        """Tell that one side of `flow` has ended. A call is cut when its server's side has, or either by a reset:
-        a client that only closes its half may still be answered."""
+        """Tell that one side of `flow` has ended. What is open is cut when the server's has: a client that is gone
+        may still be answered, and a server that hangs does not even see it go."""
         connection = self._connections.get(flow.id)
         if connection is None:
             return []
         connection.closed[direction] = True
         if connection.first_closed is None:
+            who = "client" if direction is Direction.REQUEST else "server"
             connection.first_closed = direction
-        updates: list[Update] = []
-        if reset or connection.closed[Direction.RESPONSE]:
-            who = "client" if connection.first_closed is Direction.REQUEST else "server"
+            connection.how = f"the {who} {'reset' if reset else 'closed'} the connection"
             for call in connection.calls.values():
-                call.note = f"the {who} {'reset' if reset else 'closed'} the connection"
+                call.note = connection.how
+        updates: list[Update] = []
+        if connection.closed[Direction.RESPONSE]:
+            for call in connection.calls.values():
                 call.ended_by = connection.first_closed
-                connection.late.add(call.stream_id)
                 updates.append(self._finish(call, time_ns, State.CUT))
             connection.calls.clear()
         if all(connection.closed):
@@ -259,10 +260,6 @@ class CallTracker:
         if before is not None:  # neither protocol allows it; a gap can look so
             before.note = "its stream id came again"
             updates.append(self._finish(before, time_ns, State.CUT))
-        if not event.seen and event.stream_id in connection.late:
-            connection.late.discard(event.stream_id)
-            updates.append(_late(flow, time_ns, event.stream_id))
-            return
         self._calls += 1
         call = Call(
             self._calls,
@@ -281,15 +278,10 @@ class CallTracker:
         connection.calls[event.stream_id] = call
         updates.append(CallUpdate("opened", time_ns, call, None))
 
-    def _message(
-        self, connection: _Connection, flow: Flow, time_ns: int, event: CallMessage, updates: list[Update]
-    ) -> None:
+    def _message(self, connection: _Connection, time_ns: int, event: CallMessage, updates: list[Update]) -> None:
         call = connection.calls.get(event.stream_id)
-        if call is None:  # legal after a server's early end; said only of calls that were cut
-            if event.stream_id in connection.late:
-                connection.late.discard(event.stream_id)
-                updates.append(_late(flow, time_ns, event.stream_id))
-            return
+        if call is None:
+            return  # legal: a client still sends, the server has ended the call already
         call.message_count += 1
         message = Message(
             call.message_count, time_ns, event.direction, event.offset, event.length, event.payload, event.note
@@ -306,21 +298,18 @@ class CallTracker:
             _drop(call)
         updates.append(CallUpdate("message", time_ns, call, message))
 
-    def _ended(
-        self, connection: _Connection, flow: Flow, time_ns: int, event: CallEnded, updates: list[Update]
-    ) -> None:
+    def _ended(self, connection: _Connection, time_ns: int, event: CallEnded, updates: list[Update]) -> None:
         call = connection.calls.pop(event.stream_id, None)
         if call is None:
-            if event.stream_id in connection.late:
-                connection.late.discard(event.stream_id)
-                updates.append(_late(flow, time_ns, event.stream_id))
-            return
+            return  # a reset behind a regular end
         call.ended_by = event.direction
         call.status = event.status
         call.reset = event.reset
         call.trailers = event.metadata
         state = State.ENDED
         if event.status is not None:
+            if connection.how:
+                call.note = f"answered after {connection.how}"
             if event.status.code == DEADLINE_EXCEEDED:
                 state = State.DEADLINE_EXCEEDED
         elif event.reset is not None:
@@ -344,8 +333,3 @@ def _drop(call: Call) -> None:
         middle = messages.pop(len(messages) // 2)
         call.dropped_messages += 1
         call.kept_bytes -= len(middle.payload or b"")
-
-
-def _late(flow: Flow, time_ns: int, stream_id: int) -> Finding:
-    reason = f"frames of stream {stream_id} came after its call was cut off"
-    return Finding("notice", time_ns, reason, flow, Direction.RESPONSE)

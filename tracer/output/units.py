@@ -42,13 +42,13 @@ class Stamps:
 
 
 def duration(length_ns: int) -> str:
-    """`87µs`, `1.234ms`, `2.500s`, `3m07s`, `2h05m`, `4d03h`: about four digits of a length of time."""
+    """`87µs`, `1.234ms`, `2.500s`, `3m07s`, `2h05m`, `4d03h`: a length of time, never rounded up."""
     if length_ns < 1_000_000:
         return f"{length_ns // 1000}µs"
     if length_ns < 1_000_000_000:
-        return f"{length_ns / 1e6:.3f}ms"
+        return f"{length_ns // 1_000_000}.{length_ns // 1000 % 1000:03d}ms"
     if length_ns < 60_000_000_000:
-        return f"{length_ns / 1e9:.3f}s"
+        return f"{length_ns // 1_000_000_000}.{length_ns // 1_000_000 % 1000:03d}s"
     seconds = length_ns // 1_000_000_000
     if seconds < 3600:
         return f"{seconds // 60}m{seconds % 60:02d}s"

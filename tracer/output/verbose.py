@@ -13,6 +13,7 @@ from tracer.output.escape import escape
 from tracer.output.peers import peer_text
 from tracer.output.units import duration, size
 
+INDENT = 8
 DETAILS_TYPE = "google.rpc.Status"
 
 
@@ -55,7 +56,7 @@ class VerboseDetails:
             if message.payload is None:
                 continue
             if type_name:
-                lines += [escape_line(line) for line in self._renderer.to_text(type_name, message.payload, 2)]
+                lines += [escape(line) for line in self._renderer.to_text(type_name, message.payload, INDENT)]
             else:
                 lines.append(f"        {message.payload[:256].hex(' ', 4)}{' …' if len(message.payload) > 256 else ''}")
         if not answered:
@@ -64,14 +65,9 @@ class VerboseDetails:
         if call.status is not None and call.status.code:
             lines.append(f"    status {status_name(call.status.code)} {escape(call.status.message)}".rstrip())
             if call.status.details:
-                rendered = self._renderer.to_text(DETAILS_TYPE, call.status.details, 2)
-                lines += [escape_line(line) for line in rendered]
+                rendered = self._renderer.to_text(DETAILS_TYPE, call.status.details, INDENT)
+                lines += [escape(line) for line in rendered]
         return lines
-
-
-def escape_line(line: str) -> str:
-    """Escape a rendered line, leaving its indentation and its own escapes as they are."""
-    return line if line.isprintable() else escape(line)
 
 
 def _metadata(title: str, metadata: Metadata) -> list[str]:
