@@ -1,0 +1,261 @@
+"""Flows: packets come in, each connection's two byte streams go out, in order and stamped, with its ends and its gaps.
+
+Whose connection it is comes from the comment of its first packet, else from the capture's names and the server's port
+(`peers`). How a direction is put in order is `streams`. What the bytes mean is not its matter.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from dissectors.events import Direction
+from tracer.capture.link import ACK, ETHERNET, FAST, FAST_SIZE, FIN, RST, SYN, Segment, segment
+from tracer.capture.packets import HOP_PORTS, Packet
+from tracer.capture.peers import Endpoint, client_of, read_comment, server_of, text_of
+from tracer.capture.streams import Piece, Stream
+
+__all__ = [
+    "HOP_PORTS", "Direction", "Endpoint", "Flow", "FlowClosed", "FlowData", "FlowEvent", "FlowGap", "FlowOpened",
+    "FlowTable",
+]  # fmt: skip
+
+CLOSED_FLOWS: Final = 4_096
+"""How many flows are remembered after their end, so that what comes late (a last ACK, a segment again) is theirs."""
+
+_HOP_OF_PORT = {port: hop for hop, port in HOP_PORTS.items()}
+_new = tuple.__new__  # see `pcapng`
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """One connection."""
+
+    id: int
+    """Counted from 1 in the order of first packets."""
+    hop: str
+    """Empty if the capture does not say."""
+    socket: str
+    """Path of the socket; empty if the capture does not say."""
+    client: Endpoint
+    server: Endpoint
+    comment: dict[str, object]
+    """The JSON object of the first packet's comment; empty if it has none."""
+
+
+class FlowOpened(NamedTuple):
+    """The first packet of a flow."""
+
+    flow: Flow
+    time_ns: int
+    seen: bool
+    """False: its handshake is not in the capture, so bytes may be missing before its first."""
+
+
+class FlowData(NamedTuple):
+    """Bytes of one direction, the next ones."""
+
+    flow: Flow
+    direction: Direction
+    time_ns: int
+    """Of the packet that made them the next ones."""
+    data: bytes
+
+
+class FlowGap(NamedTuple):
+    """Bytes of one direction that are not in the capture."""
+
+    flow: Flow
+    direction: Direction
+    time_ns: int
+    count: int  # type: ignore[assignment]  # the word for it; tuple's method of this name is of no use here
+
+
+class FlowClosed(NamedTuple):
+    """One direction has ended; nothing more comes of it."""
+
+    flow: Flow
+    direction: Direction
+    time_ns: int
+    reset: bool
+    """True: not by a FIN."""
+
+
+FlowEvent = FlowOpened | FlowData | FlowGap | FlowClosed
+
+
+class _Side:
+    """One direction of a flow; `other` is set right after both are made."""
+
+    __slots__ = ("direction", "flow", "key", "other", "stream")
+
+    other: _Side
+
+    def __init__(self, flow: Flow, direction: Direction, key: bytes) -> None:
+        self.flow = flow
+        self.direction = direction
+        self.key = key
+        self.stream = Stream()
+
+
+class FlowTable:
+    """All flows of one capture."""
+
+    def __init__(self) -> None:
+        self.passed_over: dict[str, int] = {}
+        """Packets that are not decoded: how many, by the reason."""
+        self._sides: dict[bytes, _Side] = {}
+        self._ended: deque[_Side] = deque()
+        self._flows = 0
+
+    def feed(self, packet: Packet) -> list[FlowEvent]:
+        """Take the next packet; return what it tells, in order. Never raises on content."""
+        data = packet.data
+        if packet.link_type == ETHERNET and len(data) >= FAST_SIZE:
+            # The next segment of a known flow over plain Ethernet, IPv4 and TCP: nearly all there is.
+            ethertype, version, total, fragment, protocol, key, sequence, _, words, flags = FAST.unpack_from(data)
+            if ethertype == 0x0800 and version == 0x45 and protocol == 6 and not fragment & 0x3FFF and not flags & 7:
+                side = self._sides.get(key)
+                start = 34 + (words >> 4) * 4
+                end = 14 + total
+                if side is not None and FAST_SIZE <= start <= end <= len(data) and side.stream.expects(sequence):
+                    if start == end:
+                        return []
+                    payload = data[start:end]
+                    side.stream.position += end - start
+                    return [_new(FlowData, (side.flow, side.direction, packet.time_ns, payload))]
+        found = segment(packet.link_type, data)
+        if isinstance(found, str):
+            self.passed_over[found] = self.passed_over.get(found, 0) + 1
+            return []
+        return self._segment(found, packet)
+
+    def finish(self, time_ns: int) -> list[FlowEvent]:
+        """Tell that there are no more packets: what waited for earlier bytes is given out behind its gap. What is open
+        stays open."""
+        events: list[FlowEvent] = []
+        for side in self._sides.values():
+            stream = side.stream
+            if not stream.closed:
+                _tell(side, time_ns, stream.flush(), events)
+                if stream.closed:  # its FIN had come, bytes before it had not
+                    events.append(FlowClosed(side.flow, side.direction, time_ns, False))
+        return events
+
+    def _segment(self, found: Segment, packet: Packet) -> list[FlowEvent]:
+        """Take a segment of any kind."""
+        events: list[FlowEvent] = []
+        flags, sequence, time_ns = found.flags, found.sequence, packet.time_ns
+        side = self._sides.get(found.key)
+        if flags & SYN:
+            sequence = sequence + 1 & 0xFFFFFFFF  # it takes a number itself
+            if side is not None and not flags & ACK and _begun(side.stream, sequence):
+                self._end(side, time_ns, events)  # the same addresses and ports again: another connection
+                self._end(side.other, time_ns, events)
+                side = None
+        if side is None:
+            if not flags & SYN and not found.payload and not found.missing:
+                return events  # what is left of a connection that was not seen: an acknowledgement, an end
+            side = self._open(found, packet)
+            events.append(FlowOpened(side.flow, time_ns, bool(flags & SYN)))
+        stream = side.stream
+        if flags & SYN:
+            if not stream.started:
+                stream.start(sequence)
+            if flags & ACK and not side.other.stream.started:
+                side.other.stream.start(found.acknowledgement)
+        was_closed = stream.closed
+        _tell(side, time_ns, stream.segment(sequence, found.payload, found.missing, bool(flags & FIN)), events)
+        if stream.closed and not was_closed:
+            reset = "reset" in packet.comment and read_comment(packet.comment).get("reset") is True
+            self._closed(side, time_ns, reset, events)
+        if flags & RST:
+            self._end(side, time_ns, events, sequence if stream.ordered else None)
+            if not stream.ordered:  # ours ends the other direction by a packet of its own
+                self._end(side.other, time_ns, events)
+        return events
+
+    def _open(self, found: Segment, packet: Packet) -> _Side:
+        """Make the flow whose first packet this is; return the direction that it is of."""
+        key = found.key
+        width = (len(key) - 4) // 2
+        source, destination, ports = key[:width], key[width:-4], key[-4:]
+        source_port, destination_port = int.from_bytes(ports[:2], "big"), int.from_bytes(ports[2:], "big")
+        from_client = _from_client(found.flags, source_port, destination_port)
+        ends = (_address(source), source_port), (_address(destination), destination_port)
+        client, server = ends if from_client else ends[::-1]
+
+        comment = read_comment(packet.comment)
+        names = packet.interface.names if packet.interface else {}
+        hop, path = _interface_says(packet)
+        hop = text_of(comment.get("hop")) or _HOP_OF_PORT.get(server[1]) or hop
+        path = text_of(comment.get("socket")) or path
+        self._flows += 1
+        flow = Flow(
+            self._flows, hop, path, client_of(comment, *client, names), server_of(comment, *server, names), comment
+        )
+
+        side = _Side(flow, Direction.REQUEST if from_client else Direction.RESPONSE, key)
+        other = _Side(flow, Direction(1 - side.direction), destination + source + ports[2:] + ports[:2])
+        side.other, other.other = other, side
+        side.stream.ordered = other.stream.ordered = type(comment.get("podwire")) is int
+        self._sides[side.key] = side
+        self._sides[other.key] = other
+        return side
+
+    def _end(self, side: _Side, time_ns: int, events: list[FlowEvent], until: int | None = None) -> None:
+        """Give out what this direction has left, and end it without a FIN if it has not had one."""
+        if not side.stream.closed:
+            pieces = side.stream.flush(until)
+            reset = not side.stream.closed
+            side.stream.closed = True
+            _tell(side, time_ns, pieces, events)
+            self._closed(side, time_ns, reset, events)
+
+    def _closed(self, side: _Side, time_ns: int, reset: bool, events: list[FlowEvent]) -> None:
+        events.append(FlowClosed(side.flow, side.direction, time_ns, reset))
+        if side.other.stream.closed:
+            self._ended.append(side)
+            if len(self._ended) > CLOSED_FLOWS:
+                oldest = self._ended.popleft()
+                for each in (oldest, oldest.other):
+                    if self._sides.get(each.key) is each:
+                        del self._sides[each.key]
+
+
+def _begun(stream: Stream, sequence: int) -> bool:
+    """Tell whether a SYN begins another connection, and is not that of this stream sent again."""
+    return stream.closed or stream.position > 0 or (stream.started and stream.base != sequence)
+
+
+def _from_client(flags: int, source_port: int, destination_port: int) -> bool:
+    """Tell whether a flow's first packet is from the client: by the handshake, a known port, or the higher port."""
+    if flags & SYN:
+        return not flags & ACK
+    if (source_port in _HOP_OF_PORT) != (destination_port in _HOP_OF_PORT):
+        return destination_port in _HOP_OF_PORT
+    return source_port >= destination_port
+
+
+def _interface_says(packet: Packet) -> tuple[str, str]:
+    """Return hop and socket path from an interface called `hop:path`, or described as `HOP PATH`; empty if neither."""
+    if packet.interface is not None:
+        for text, separator in ((packet.interface.name, ":"), (packet.interface.description, " ")):
+            hop, _, path = text.partition(separator)
+            if hop in HOP_PORTS:
+                return hop, path
+    return "", ""
+
+
+def _address(packed: bytes) -> str:
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+
+
+def _tell(side: _Side, time_ns: int, pieces: list[Piece], events: list[FlowEvent]) -> None:
+    for piece in pieces:
+        if isinstance(piece, int):
+            events.append(FlowGap(side.flow, side.direction, time_ns, piece))
+        else:
+            events.append(FlowData(side.flow, side.direction, time_ns, piece))
