@@ -128,7 +128,9 @@ class Half:
     """One direction: from `source` to `target`."""
 
     __slots__ = (
+        "broken",
         "done",
+        "end_recorded",
         "ended",
         "index",
         "message",
@@ -155,6 +157,9 @@ class Half:
         """The target is full, and no pipe was to be had: the bytes are still in the source."""
         self.ended = False
         """The source's end was read."""
+        self.end_recorded = False
+        self.broken = False
+        """The source takes nothing any more: it closed with bytes unread, or died."""
         self.done = False
         """… and passed on: nothing moves in this direction any more."""
 
@@ -363,8 +368,8 @@ class Connection:
         return True
 
     def _source_ended(self, half: Half, kind: Kind) -> None:
-        half.ended = True
-        self.context.record(kind, half.index, self.number, half.offset)
+        half.ended = half.end_recorded = True
+        self.context.record(Kind.RESET if half.broken else kind, half.index, self.number, half.offset)
 
     def _finish(self, half: Half) -> None:
         """Pass the end on, once all before it is delivered (R6)."""
@@ -379,8 +384,8 @@ class Connection:
         """The target takes nothing any more. What it had sent before is the other half's, and still delivered."""
         other = self.halves[1 - half.index]
         if not other.ended:
-            # Its own bytes may still lie unread; its end is recorded when they are read.
-            self.hung[1 - half.index] = True
+            # Its own bytes may still lie unread; its end is recorded, as a reset, when they are read.
+            self.hung[1 - half.index] = other.broken = True
         half.done = True
         if not half.ended:
             half.ended = True
@@ -397,8 +402,9 @@ class Connection:
         self.closed = True
         context = self.context
         for side, half in enumerate(self.halves):
-            if not half.ended:
-                context.record(Kind.RESET, half.index, self.number, half.offset)
+            if not half.end_recorded:
+                kind = Kind.RESET if half.broken else Kind.FIN
+                context.record(kind, half.index, self.number, half.offset)
             if half.pipe is not None:
                 half.pipe.close()
             if half.message is not None:

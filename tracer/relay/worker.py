@@ -165,8 +165,7 @@ class Worker:
 
     def _end(self) -> None:
         self._watcher.close()
-        for fd in self._reserve:
-            os.close(fd)
+        self._release_reserve()
         self._homes.remove()
         self._held.remove()
         self._context.close()
@@ -330,13 +329,16 @@ class Worker:
             return False
         return True
 
+    def _release_reserve(self) -> None:
+        for fd in self._reserve:
+            os.close(fd)
+        self._reserve.clear()
+
     def _out_of_descriptors(self, listener: Listener) -> None:
         """New connections go direct from now on; the reserve serves those that are queued with us."""
         if self._reserve:
+            self._release_reserve()  # first: giving back asks the kernel who listens, which takes one
             self._listeners.give_back_for_now()
-            for fd in self._reserve:
-                os.close(fd)
-            self._reserve.clear()
             self.tell("direct", text="no descriptors left: new connections go direct and are not seen")
             self._timers.after(1.0, self._try_again)
             return
@@ -354,9 +356,7 @@ class Worker:
         if self._leaving:
             return
         if not self._fill_reserve():
-            for fd in self._reserve:
-                os.close(fd)
-            self._reserve.clear()
+            self._release_reserve()
             self._timers.after(1.0, self._try_again)
             return
         direct = self._listeners.take_again()

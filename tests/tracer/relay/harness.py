@@ -150,11 +150,9 @@ class Relay:
 
 @contextmanager
 def running_relay(
-    folder: Path, targets: list[Target], *, limits: Limits | None = None, nofile: int = 0, duration_s: float = 0
+    folder: Path, targets: list[Target], *, limits: Limits | None = None, duration_s: float = 0
 ) -> Iterator[Relay]:
     """A relay over these targets; ended, with all it made, at the end."""
-    import resource
-
     runtime = folder / "rt"
     make_runtime_folder(str(runtime))
     capture = folder / "capture.pcapng"
@@ -164,14 +162,7 @@ def running_relay(
         Recorder(fd, limits or Limits(), link).run(shared)
 
     plan = Plan(targets, str(runtime), str(capture), duration_s, False)
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if nofile:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, nofile))
-    try:
-        pid, control = start_relay(plan, record, [fd])
-    finally:
-        if nofile:
-            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    pid, control = start_relay(plan, record, [fd])
     os.close(fd)
     relay = Relay(pid, control, runtime, capture)
     try:

@@ -1,0 +1,155 @@
+"""`podwire doctor`: what is here, what can be traced, what cannot and why; `--mend` gives back what a crash left."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+SIGNS = {"ok": "✓", "no": "✗", "note": "·"}
+
+DESCRIPTION = """
+Say which runtime sockets are here, which of them can be traced, and what runs or was left behind. Changes nothing
+without --mend. Exit status: 0 if something can be traced and nothing is left to mend, else 1.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    state: str
+    """ok, no, or note (neither good nor bad)."""
+    about: str
+    text: str
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = subparsers.add_parser("doctor", help="say what can be traced here", description=DESCRIPTION)
+    parser.add_argument("--mend", action="store_true", help="give back the paths that a crashed podwire left")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line: state, about, text")
+    parser.add_argument(
+        "--socket", metavar="HOP=PATH", action="append", default=[], help="look at this socket or folder as well"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; returns the exit status."""
+    from tracer.output.escape import escape
+
+    findings = []
+    for finding in _all(args.socket, mend_now=args.mend):
+        findings.append(finding)
+        if args.json:
+            print(json.dumps(asdict(finding)), flush=True)
+        else:
+            print(escape(f"{SIGNS[finding.state]} {finding.about}: {finding.text}"), flush=True)
+    traceable = any(
+        finding.state == "ok" and finding.about.split()[0] in ("cri", "events", "nri") for finding in findings
+    )
+    to_mend = any(finding.about == "left behind" and finding.state == "no" for finding in findings)
+    return 0 if traceable and not to_mend else 1
+
+
+def _all(named: list[str], *, mend_now: bool) -> Iterator[Finding]:
+    yield from _relays(mend_now=mend_now)
+    yield from _sockets(named)
+    yield Finding(
+        "note",
+        "the one risk",
+        "if the relay's process is killed (SIGKILL), the connections it carries are lost, and containerd removes the "
+        "containers of a shim whose connection is lost; Ctrl-C, a closed terminal and killing podwire trace are safe",
+    )
+
+
+def _relays(*, mend_now: bool) -> Iterator[Finding]:
+    """Running traces, draining ones, and what crashed ones left (E9)."""
+    from tracer.relay.held import mend, read_held, runtime_folder
+
+    for held in read_held(runtime_folder()):
+        paths = ", ".join(socket.path for socket in held.sockets.values()) or "no socket"
+        if held.alive and held.draining:
+            yield Finding("note", f"podwire {held.pid}", "draining: forwards what was open, until it ends")
+        elif held.alive:
+            yield Finding(
+                "note",
+                f"podwire {held.pid}",
+                f"traces {paths} into {held.capture} (kill -TERM {held.pid} ends it, should its terminal be gone)",
+            )
+        elif mend_now:
+            for path, left in mend(held):
+                yield Finding("ok", "mended", f"{path} of podwire {held.pid}: {left.value}")
+            yield Finding("ok", "mended", f"what podwire {held.pid} left in {runtime_folder()}")
+        else:
+            yield Finding(
+                "no", "left behind", f"podwire {held.pid} died holding {paths}: podwire doctor --mend gives it back"
+            )
+
+
+def _sockets(named: list[str]) -> Iterator[Finding]:
+    from protos.errors import PodwireError
+    from tracer import discover
+
+    try:
+        targets = discover.find_targets(named, existing=False)
+    except PodwireError as error:
+        yield Finding("no", "sockets", str(error))
+        return
+    for target in targets:
+        about = f"{target.hop} {discover.target_path(target)}"
+        try:
+            discover.check_access([target._replace(required=True)])
+        except PodwireError as error:
+            yield Finding("no", about, str(error).removeprefix(f"{about}: "))
+            continue
+        if target.name:
+            yield from _main_socket(about, discover.target_path(target))
+        else:
+            yield _folder(about, target.folder, sum(map(target.matches, _names(target.folder))))
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _folder(about: str, folder: str, count: int) -> Finding:
+    if not os.path.isdir(folder):
+        return Finding("ok", about, "is not there yet; traced as soon as it comes (with the first pod)")
+    running = f"; {count} run now, which only --existing traces" if count else ""
+    return Finding("ok", about, f"shims can be traced as they start{running}")
+
+
+def _main_socket(about: str, path: str) -> Iterator[Finding]:
+    from tracer import discover, processes
+    from tracer.relay import mounts, sockdiag
+    from tracer.relay.exchange import answers
+
+    status = os.stat(path)
+    listener = sockdiag.find_listener(status)
+    if listener is None and not answers(path):
+        yield Finding("no", about, "nobody listens on it: its server has ended or is not up yet")
+        return
+    holder = processes.holders({listener.inode}).get(listener.inode) if listener is not None else None
+    server = processes.describe(holder) if holder else None
+    who = f"{server.label}, pid {server.pid}" if server is not None else "a server that this user cannot see"
+    if listener is not None and os.geteuid() != 0 and listener.uid not in (-1, os.geteuid()):
+        yield Finding("no", about, f"{who}, runs as uid {listener.uid}: run podwire as that user, or as root")
+        return
+    older = discover.older_connections(path)
+    text = f"{who}; can be traced"
+    if older.count:
+        text += f" ({older.count} connections are open now and would not be seen)"
+    yield Finding("ok", about, text)
+    for client in older.clients:
+        yield Finding("note", about, f"connected: {client.label}, pid {client.pid}: {discover.how_to_reopen(client)}")
+    mounted = {each.pid for each in mounts.mounted_files() if each and mounts.names_file(each, path, status.st_dev)}
+    for pid in sorted(mounted):
+        yield Finding(
+            "note", about, f"mounted in {discover.container_name(pid)}: what goes through that mount bypasses a trace"
+        )
