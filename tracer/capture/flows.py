@@ -118,14 +118,17 @@ class FlowTable:
             ethertype, version, total, fragment, protocol, key, sequence, _, words, flags = FAST.unpack_from(data)
             if ethertype == 0x0800 and version == 0x45 and protocol == 6 and not fragment & 0x3FFF and not flags & 7:
                 side = self._sides.get(key)
-                start = 34 + (words >> 4) * 4
-                end = 14 + total
-                if side is not None and FAST_SIZE <= start <= end <= len(data) and side.stream.expects(sequence):
-                    if start == end:
-                        return []
-                    payload = data[start:end]
-                    side.stream.position += end - start
-                    return [_new(FlowData, (side.flow, side.direction, packet.time_ns, payload))]
+                if side is not None:
+                    stream = side.stream
+                    expected = stream.base + stream.position & 0xFFFFFFFF
+                    start = 34 + (words >> 4) * 4
+                    end = 14 + total
+                    sound = FAST_SIZE <= start <= end <= len(data)
+                    if expected == sequence and sound and stream.steady:
+                        if start == end:
+                            return []
+                        stream.position += end - start
+                        return [_new(FlowData, (side.flow, side.direction, packet.time_ns, data[start:end]))]
         found = segment(packet.link_type, data)
         if isinstance(found, str):
             self.passed_over[found] = self.passed_over.get(found, 0) + 1
@@ -140,7 +143,7 @@ class FlowTable:
             stream = side.stream
             if not stream.closed:
                 _tell(side, time_ns, stream.flush(), events)
-                if stream.closed:  # its FIN had come, bytes before it had not
+                if stream.end is not None:  # its FIN had come, bytes before it had not
                     events.append(FlowClosed(side.flow, side.direction, time_ns, False))
         return events
 
@@ -208,11 +211,8 @@ class FlowTable:
     def _end(self, side: _Side, time_ns: int, events: list[FlowEvent], until: int | None = None) -> None:
         """Give out what this direction has left, and end it without a FIN if it has not had one."""
         if not side.stream.closed:
-            pieces = side.stream.flush(until)
-            reset = not side.stream.closed
-            side.stream.closed = True
-            _tell(side, time_ns, pieces, events)
-            self._closed(side, time_ns, reset, events)
+            _tell(side, time_ns, side.stream.flush(until), events)
+            self._closed(side, time_ns, side.stream.end is None, events)
 
     def _closed(self, side: _Side, time_ns: int, reset: bool, events: list[FlowEvent]) -> None:
         events.append(FlowClosed(side.flow, side.direction, time_ns, reset))

@@ -24,35 +24,29 @@ Piece = bytes | int
 class Stream:
     """One direction. `ordered`: its segments are known to come in order, so whatever is left out is a gap at once."""
 
-    __slots__ = ("_early", "_early_bytes", "base", "closed", "end", "ordered", "position", "started")
+    __slots__ = ("_early_bytes", "base", "closed", "early", "end", "ordered", "position", "started", "steady")
 
     def __init__(self) -> None:
         self.ordered = False
         self.started = False
         self.closed = False
+        self.steady = False
+        """Started, its end not seen, and nothing came early: the next segment, if its sequence number is that of the
+        position, may be taken as it is by whoever moves the position on (see `flows`)."""
         self.base = 0
         """Sequence number of the stream's first byte."""
         self.position = 0
         """Bytes given out or counted in gaps: the stream's place that comes next."""
         self.end: int | None = None
         """Where the FIN says that the stream ends."""
-        self._early: list[tuple[int, bytes, int]] = []
-        """Place, payload and bytes of it that were not captured, by place."""
+        self.early: list[tuple[int, bytes, int]] = []
+        """What came early: place, payload and bytes of it that were not captured, by place."""
         self._early_bytes = 0
-
-    @property
-    def waiting(self) -> bool:
-        """Segments are kept that came early."""
-        return bool(self._early)
 
     def start(self, sequence: int) -> None:
         """Take the sequence number of the first byte."""
         self.base = sequence & _MASK
-        self.started = True
-
-    def expects(self, sequence: int) -> bool:
-        """Tell whether a segment of this sequence number is exactly the next, and nothing else is to be minded."""
-        return (self.base + self.position) & _MASK == sequence and not self._early and not self.closed
+        self.started = self.steady = True
 
     def segment(self, sequence: int, payload: bytes, missing: int, fin: bool) -> list[Piece]:
         """Take one segment (`missing` bytes of its payload were not captured); return what can be given out now."""
@@ -67,30 +61,32 @@ class Stream:
         if place <= self.position:
             self._give(place, payload, missing, pieces)
         elif payload or missing or self.ordered:
-            insort(self._early, (place, payload, missing))
+            insort(self.early, (place, payload, missing))
             self._early_bytes += len(payload)
-        if self._early:
+        if self.early:
             self._drain(pieces)
-            while (self.ordered and self._early) or self._over():
-                self._skip(self._early[0][0], pieces)
+            while (self.ordered and self.early) or self._over():
+                self._skip(self.early[0][0], pieces)
                 self._drain(pieces)
         if self.end is not None:
             if self.ordered:
                 self._skip(self.end, pieces)
             self.closed = self.position >= self.end
+        self.steady = not self.early and self.end is None
         return pieces
 
     def flush(self, until: int | None = None) -> list[Piece]:
-        """Give out all that is kept, with its gaps: nothing more will come. `until`: a sequence number to go on to."""
+        """Give out all that is kept, with its gaps, and close: nothing more will come. `until`: a sequence number to
+        go on to."""
         pieces: list[Piece] = []
-        while self._early:
-            self._skip(self._early[0][0], pieces)
+        while self.early:
+            self._skip(self.early[0][0], pieces)
             self._drain(pieces)
         if self.end is not None:
             self._skip(self.end, pieces)
-            self.closed = True
         elif until is not None and self.started:
             self._skip(self._place(until), pieces)
+        self.closed, self.steady = True, False
         return pieces
 
     def _place(self, sequence: int) -> int:
@@ -99,7 +95,7 @@ class Stream:
         return self.position + (ahead if ahead < 0x80000000 else ahead - 0x100000000)
 
     def _over(self) -> bool:
-        return self._early_bytes > EARLY_BYTES or len(self._early) > EARLY_SEGMENTS
+        return self._early_bytes > EARLY_BYTES or len(self.early) > EARLY_SEGMENTS
 
     def _give(self, place: int, payload: bytes, missing: int, pieces: list[Piece]) -> None:
         """Give out what of a segment, at or before the position, is new."""
@@ -119,10 +115,10 @@ class Stream:
     def _drain(self, pieces: list[Piece]) -> None:
         """Give out what is kept and has become next."""
         done = 0
-        for place, payload, missing in self._early:
+        for place, payload, missing in self.early:
             if place > self.position:
                 break
             self._give(place, payload, missing, pieces)
             self._early_bytes -= len(payload)
             done += 1
-        del self._early[:done]
+        del self.early[:done]
