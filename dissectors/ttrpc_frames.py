@@ -12,6 +12,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from dissectors.events import Direction, Malformed, Skipped
+from dissectors.foreign import looks_like
 from dissectors.ttrpc_messages import sound_request, sound_response
 
 HEADER = Struct(">IIBB")
@@ -23,6 +24,7 @@ MAX_PAYLOAD = 4 << 20
 TYPE_REQUEST, TYPE_RESPONSE, TYPE_DATA = 1, 2, 3
 TYPE_NAMES = {TYPE_REQUEST: "request", TYPE_RESPONSE: "response", TYPE_DATA: "data"}
 FLAG_REMOTE_CLOSED, FLAG_REMOTE_OPEN, FLAG_NO_DATA = 1, 2, 4
+_FLAGS = FLAG_REMOTE_CLOSED | FLAG_REMOTE_OPEN | FLAG_NO_DATA
 
 _HEAD = 1024
 """Bytes of a payload that are kept when the rest is not to be had: enough for the names of service and method."""
@@ -54,6 +56,11 @@ class PartialFrame(NamedTuple):
     """The payload's first bytes, so far as they are known."""
     note: str
     """Why the payload is not to be had."""
+
+
+def is_sound(direction: Direction, header: bytes) -> bool:
+    """Tell whether bytes very likely begin with a frame's header (ten of them; less is not enough)."""
+    return _CANDIDATES[direction].match(header) is not None
 
 
 def build_frame(stream_id: int, type: int, flags: int, payload: bytes) -> bytes:
@@ -149,6 +156,10 @@ class FrameReader:
         limit, unpack, offset = self._limit, HEADER.unpack_from, self._offset
         position, size = 0, len(data)
         self._need = HEADER_SIZE
+        if not offset and self._unsound_since is None and size >= HEADER_SIZE and not _may_start(data):
+            reason = f"no ttrpc: {looks_like(data)}"
+            items.append(Malformed(self._direction, 0, reason, data[:HEADER_SIZE], None))
+            self._unsound_since = 0
         while size - position >= HEADER_SIZE:
             if self._unsound_since is not None:
                 position = self._seek(data, position, final, items)
@@ -217,6 +228,11 @@ class FrameReader:
             return need
         sound = sound_request if type_ == TYPE_REQUEST else sound_response
         return 0 if sound(data[payload : start + need], length) else None
+
+
+def _may_start(data: bytes) -> bool:
+    """Tell whether a connection may begin so. Later on, a type or flag that is not known keeps sync by its length."""
+    return not data[0] and data[8] in TYPE_NAMES and data[9] <= _FLAGS
 
 
 Item = Frame | PartialFrame | Malformed | Skipped

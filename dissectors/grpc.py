@@ -1,0 +1,455 @@
+"""gRPC over HTTP/2: a connection's calls, out of the frames of its two directions.
+
+Comes in: both directions' bytes as they were read. Goes out: the events of calls. Frames are cut in `http2`, header
+lists read in `grpc_headers`, messages put together in `grpc_messages`; here is which stream is in which state. What the
+messages of a method are is not known here. Source: RFC 9113, and PROTOCOL-HTTP2.md in grpc/grpc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import Generic, TypeVar
+
+from dissectors.events import (
+    CallEnded,
+    CallHalfClosed,
+    CallMessage,
+    CallMetadata,
+    CallOpened,
+    Direction,
+    Event,
+    Malformed,
+    Skipped,
+)
+from dissectors.grpc_headers import NO_REQUEST, NO_RESPONSE, RequestHead, ResponseHead, read_request, read_response
+from dissectors.grpc_messages import PREFIX, PREFIX_SIZE, Assembler, Message, Unread, decompress
+from dissectors.hpack import Decoder, Header, HpackError
+from dissectors.http2 import (
+    DATA,
+    END_STREAM,
+    GOAWAY,
+    GOAWAY_HEAD,
+    HEADER_SIZE,
+    HEADERS,
+    PADDED,
+    PING,
+    PUSH_PROMISE,
+    RST_STREAM,
+    SETTING,
+    SETTINGS,
+    SETTINGS_HEADER_TABLE_SIZE,
+    SETTINGS_MAX_FRAME_SIZE,
+    WINDOW_UPDATE,
+    Frame,
+    FrameReader,
+    Item,
+    PartialFrame,
+    SyncLost,
+)
+
+_REQUEST, _RESPONSE = Direction.REQUEST, Direction.RESPONSE
+_REFUSED_STREAM = 7
+
+
+class State(IntEnum):
+    """Of a call's stream."""
+
+    IDLE = 0
+    """Not seen yet."""
+    OPEN = 1
+    """The client may send; no answer yet."""
+    SENT = 2
+    """The client has ended its side; no answer yet."""
+    ANSWERED = 3
+    """The client may send; the answer's headers have come."""
+    ANSWERED_SENT = 4
+    """The client has ended its side; the answer's headers have come."""
+    ENDED = 5
+    """The answer has ended, or one side has reset the stream. What is still under way is passed over."""
+
+
+class Input(IntEnum):
+    """What a frame does to its stream."""
+
+    REQUEST_HEADERS = 0
+    REQUEST_DATA = 1
+    REQUEST_END = 2
+    """END_STREAM, on any frame of the client's."""
+    RESPONSE_HEADERS = 3
+    """HEADERS without END_STREAM."""
+    RESPONSE_DATA = 4
+    RESPONSE_END = 5
+    """END_STREAM: on HEADERS, which are then the trailers, or on DATA."""
+    RESET = 6
+    """RST_STREAM from either side, or the server's GOAWAY says that it will never look at this stream."""
+
+
+_HEADERS_AGAIN = "HEADERS again, without END_STREAM"
+_AFTER_END = "a frame of the client's after its END_STREAM"
+_NO_HEADERS = "DATA before HEADERS"
+_REUSED = "a stream id that was used before"
+
+TRANSITIONS: dict[tuple[State, Input], tuple[State, str]] = {
+    (State.IDLE, Input.REQUEST_HEADERS): (State.OPEN, ""),
+    # The start was not seen, so nothing is known that these could break.
+    (State.IDLE, Input.REQUEST_DATA): (State.OPEN, ""),
+    (State.IDLE, Input.REQUEST_END): (State.SENT, ""),
+    (State.IDLE, Input.RESPONSE_HEADERS): (State.ANSWERED, ""),
+    (State.IDLE, Input.RESPONSE_DATA): (State.ANSWERED, ""),
+    (State.IDLE, Input.RESPONSE_END): (State.ENDED, ""),
+    (State.IDLE, Input.RESET): (State.ENDED, ""),
+    (State.OPEN, Input.REQUEST_HEADERS): (State.OPEN, _HEADERS_AGAIN),
+    (State.OPEN, Input.REQUEST_DATA): (State.OPEN, ""),
+    (State.OPEN, Input.REQUEST_END): (State.SENT, ""),
+    (State.OPEN, Input.RESPONSE_HEADERS): (State.ANSWERED, ""),
+    (State.OPEN, Input.RESPONSE_DATA): (State.ANSWERED, _NO_HEADERS),
+    (State.OPEN, Input.RESPONSE_END): (State.ENDED, ""),
+    (State.OPEN, Input.RESET): (State.ENDED, ""),
+    (State.SENT, Input.REQUEST_HEADERS): (State.SENT, _AFTER_END),
+    (State.SENT, Input.REQUEST_DATA): (State.SENT, _AFTER_END),
+    (State.SENT, Input.REQUEST_END): (State.SENT, _AFTER_END),
+    (State.SENT, Input.RESPONSE_HEADERS): (State.ANSWERED_SENT, ""),
+    (State.SENT, Input.RESPONSE_DATA): (State.ANSWERED_SENT, _NO_HEADERS),
+    (State.SENT, Input.RESPONSE_END): (State.ENDED, ""),
+    (State.SENT, Input.RESET): (State.ENDED, ""),
+    (State.ANSWERED, Input.REQUEST_HEADERS): (State.ANSWERED, _HEADERS_AGAIN),
+    (State.ANSWERED, Input.REQUEST_DATA): (State.ANSWERED, ""),
+    (State.ANSWERED, Input.REQUEST_END): (State.ANSWERED_SENT, ""),
+    (State.ANSWERED, Input.RESPONSE_HEADERS): (State.ANSWERED, _HEADERS_AGAIN),
+    (State.ANSWERED, Input.RESPONSE_DATA): (State.ANSWERED, ""),
+    (State.ANSWERED, Input.RESPONSE_END): (State.ENDED, ""),
+    (State.ANSWERED, Input.RESET): (State.ENDED, ""),
+    (State.ANSWERED_SENT, Input.REQUEST_HEADERS): (State.ANSWERED_SENT, _AFTER_END),
+    (State.ANSWERED_SENT, Input.REQUEST_DATA): (State.ANSWERED_SENT, _AFTER_END),
+    (State.ANSWERED_SENT, Input.REQUEST_END): (State.ANSWERED_SENT, _AFTER_END),
+    (State.ANSWERED_SENT, Input.RESPONSE_HEADERS): (State.ANSWERED_SENT, _HEADERS_AGAIN),
+    (State.ANSWERED_SENT, Input.RESPONSE_DATA): (State.ANSWERED_SENT, ""),
+    (State.ANSWERED_SENT, Input.RESPONSE_END): (State.ENDED, ""),
+    (State.ANSWERED_SENT, Input.RESET): (State.ENDED, ""),
+    # A reset or an early answer crosses with what the other side still sends: no fault.
+    (State.ENDED, Input.REQUEST_HEADERS): (State.ENDED, _REUSED),
+    (State.ENDED, Input.REQUEST_DATA): (State.ENDED, ""),
+    (State.ENDED, Input.REQUEST_END): (State.ENDED, ""),
+    (State.ENDED, Input.RESPONSE_HEADERS): (State.ENDED, ""),
+    (State.ENDED, Input.RESPONSE_DATA): (State.ENDED, ""),
+    (State.ENDED, Input.RESPONSE_END): (State.ENDED, ""),
+    (State.ENDED, Input.RESET): (State.ENDED, ""),
+}
+
+_Head = TypeVar("_Head")
+
+
+class _Heads(Generic[_Head]):
+    """Read header blocks of one direction. A block that is repeated while the table stays the same is read once."""
+
+    def __init__(self, decoder: Decoder, read: Callable[[Sequence[Header]], _Head], unreadable: _Head) -> None:
+        self._decoder = decoder
+        self._read = read
+        self._unreadable = unreadable
+        self._version = 0
+        self._known: dict[bytes, _Head] = {}
+
+    def read(self, block: bytes) -> tuple[_Head, str]:
+        """Return what the block says, and the reason why it can't be read (empty if it can)."""
+        decoder = self._decoder
+        if self._version == decoder.version:
+            head = self._known.get(block)
+            if head is not None:
+                return head, ""
+        else:
+            self._known.clear()
+            self._version = decoder.version
+        try:
+            head = self._read(decoder.decode(block))
+        except HpackError as error:
+            decoder.forget()
+            return self._unreadable, f"header block: {error}"
+        if self._version == decoder.version and len(block) < 512 and len(self._known) < 256:
+            self._known[block] = head
+        return head, ""
+
+
+class _Stream:
+    """One open call."""
+
+    __slots__ = ("assemblers", "encodings", "opaque", "state")
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.encodings = ["", ""]  # by direction
+        self.assemblers: list[Assembler | None] = [None, None]  # None: between two messages
+        self.opaque = [False, False]  # True: what this side sends is no gRPC
+
+
+class GrpcConnection:
+    """Both directions of one HTTP/2 connection that carries gRPC."""
+
+    def __init__(self) -> None:
+        self.protocol = "grpc"
+        self._readers = (FrameReader(_REQUEST), FrameReader(_RESPONSE))
+        self._requests = _Heads(self._readers[0].headers, read_request, NO_REQUEST)
+        self._responses = _Heads(self._readers[1].headers, read_response, NO_RESPONSE)
+        self._streams: dict[int, _Stream] = {}  # those that have not ended
+        self._seen_from: int | None = None  # from this stream id to the highest, every HEADERS was seen
+        self._highest_id = 0
+        self._last_id = (1 << 31) - 1  # of the server's GOAWAY
+
+    def feed(self, direction: Direction, data: bytes) -> list[Event]:
+        """Take bytes as they came; return what they completed, in order."""
+        return self._events(direction, self._readers[direction].feed(data))
+
+    def lost(self, direction: Direction, count: int) -> list[Event]:
+        """Take note of a gap; a count of 0 says that this is some place in the middle of the connection."""
+        return self._events(direction, self._readers[direction].lost(count))
+
+    def close(self, direction: Direction) -> list[Event]:
+        """Take note of this direction's end; return what stayed incomplete."""
+        events = self._events(direction, self._readers[direction].close())
+        for stream_id, stream in self._streams.items():
+            self._check_unfinished(stream_id, stream, direction, events)
+        return events
+
+    def _events(self, direction: Direction, items: list[Item]) -> list[Event]:
+        events: list[Event] = []
+        for item in items:
+            if isinstance(item, Frame):
+                kind = item.type
+                if kind == DATA:
+                    self._data(direction, item, events)
+                elif kind == HEADERS:
+                    if direction:
+                        self._response_headers(item, events)
+                    else:
+                        self._request_headers(item, events)
+                elif kind != PING and kind != WINDOW_UPDATE:
+                    self._control(direction, item, events)
+            elif isinstance(item, SyncLost):
+                self._lose_sync(direction, events)
+            elif isinstance(item, PartialFrame):
+                self._partial(direction, item, events)
+            else:
+                events.append(item)
+        return events
+
+    def _request_headers(self, frame: Frame, events: list[Event]) -> None:
+        head, error = self._requests.read(frame.payload)
+        if error:
+            events.append(Malformed(_REQUEST, frame.offset, error, frame.payload[:32], frame.stream_id))
+        self._open(frame, head, events)
+
+    def _open(self, frame: Frame | PartialFrame, head: RequestHead, events: list[Event]) -> None:
+        stream_id, offset, ends = frame.stream_id, frame.offset, frame.flags & END_STREAM
+        stream = self._streams.get(stream_id)
+        before = stream.state if stream is not None else self._missing_state(stream_id)
+        if stream is not None and ends:
+            self._end_request(stream_id, stream, offset, events)  # trailers of the client's: HTTP/2 has them, gRPC not
+            return
+        state, complaint = TRANSITIONS[before, Input.REQUEST_HEADERS]
+        if complaint:
+            events.append(Malformed(_REQUEST, offset, complaint, b"", stream_id))
+            return
+        stream = self._streams[stream_id] = _Stream(state)
+        if self._seen_from is None:
+            self._seen_from = stream_id
+        if stream_id > self._highest_id:
+            self._highest_id = stream_id
+        events.append(CallOpened(stream_id, offset, head.service, head.method, head.metadata, head.timeout_ns, True))
+        stream.encodings[0] = head.encoding
+        if head.problem:
+            stream.opaque[0] = True
+            events.append(Malformed(_REQUEST, offset, head.problem, b"", stream_id))
+        if ends:
+            self._end_request(stream_id, stream, offset, events)
+        if stream_id > self._last_id:
+            self._reset(stream_id, _RESPONSE, 0, _REFUSED_STREAM, events)
+
+    def _response_headers(self, frame: Frame, events: list[Event]) -> None:
+        head, error = self._responses.read(frame.payload)
+        if error:
+            events.append(Malformed(_RESPONSE, frame.offset, error, frame.payload[:32], frame.stream_id))
+        self._answer(frame, head, events)
+
+    def _answer(self, frame: Frame | PartialFrame, head: ResponseHead, events: list[Event]) -> None:
+        stream_id, offset = frame.stream_id, frame.offset
+        stream = self._stream(_RESPONSE, frame, events)
+        if stream is None:
+            return
+        if frame.flags & END_STREAM:
+            if head.problem:
+                events.append(Malformed(_RESPONSE, offset, head.problem, b"", stream_id))
+            self._end_response(stream_id, stream, offset, head, events)
+            return
+        if head.informational:
+            events.append(CallMetadata(stream_id, offset, head.metadata))
+            return
+        state, complaint = TRANSITIONS[stream.state, Input.RESPONSE_HEADERS]
+        if complaint:
+            events.append(Malformed(_RESPONSE, offset, complaint, b"", stream_id))
+            return
+        stream.state = state
+        stream.encodings[1] = head.encoding
+        events.append(CallMetadata(stream_id, offset, head.metadata))
+        if head.problem:
+            stream.opaque[1] = True
+            events.append(Malformed(_RESPONSE, offset, head.problem, b"", stream_id))
+
+    def _data(self, direction: Direction, frame: Frame, events: list[Event]) -> None:
+        stream_id, payload, flags = frame.stream_id, frame.payload, frame.flags
+        stream = self._streams.get(stream_id) or self._stream(direction, frame, events)
+        if stream is None:
+            return
+        state, complaint = TRANSITIONS[stream.state, Input.RESPONSE_DATA if direction else Input.REQUEST_DATA]
+        if complaint:
+            events.append(Malformed(direction, frame.offset, complaint, payload[:32], stream_id))
+            if state is stream.state:
+                return
+        stream.state = state
+        size = len(payload)
+        if size:
+            offset = frame.offset + HEADER_SIZE + (1 if flags & PADDED else 0)
+            whole = size >= PREFIX_SIZE and PREFIX.unpack_from(payload) == (0, size - PREFIX_SIZE)
+            if whole and stream.assemblers[direction] is None and not stream.opaque[direction]:
+                body = payload[PREFIX_SIZE:]
+                events.append(CallMessage(stream_id, direction, offset, size - PREFIX_SIZE, body, ""))
+            else:
+                self._assemble(direction, stream_id, stream, offset, payload, events)
+        if flags & END_STREAM:
+            if direction:
+                self._end_response(stream_id, stream, frame.offset, NO_RESPONSE, events)
+            else:
+                self._end_request(stream_id, stream, frame.offset, events)
+
+    def _assemble(
+        self, direction: Direction, stream_id: int, stream: _Stream, offset: int, data: bytes, events: list[Event]
+    ) -> None:
+        """Take DATA that is not exactly one message."""
+        if stream.opaque[direction]:
+            events.append(Skipped(direction, offset, len(data), "a body that is no gRPC"))
+            return
+        assembler = stream.assemblers[direction]
+        if assembler is None:
+            assembler = stream.assemblers[direction] = Assembler()
+        self._deliver(direction, stream_id, stream, assembler.feed(offset, data), events)
+        if assembler.idle:
+            stream.assemblers[direction] = None
+
+    def _deliver(
+        self, direction: Direction, stream_id: int, stream: _Stream, items: list[Message | Unread], events: list[Event]
+    ) -> None:
+        for item in items:
+            if isinstance(item, Message):
+                offset, length, compressed, payload, note = item
+                if compressed and payload is not None:
+                    payload, note = decompress(payload, stream.encodings[direction])
+                events.append(CallMessage(stream_id, direction, offset, length, payload, note))
+            elif item.malformed:
+                events.append(Malformed(direction, item.offset, item.reason, b"", stream_id))
+            else:
+                events.append(Skipped(direction, item.offset, item.length, item.reason))
+
+    def _end_request(self, stream_id: int, stream: _Stream, offset: int, events: list[Event]) -> None:
+        state, complaint = TRANSITIONS[stream.state, Input.REQUEST_END]
+        if complaint:
+            events.append(Malformed(_REQUEST, offset, complaint, b"", stream_id))
+            return
+        self._check_unfinished(stream_id, stream, _REQUEST, events)
+        stream.state = state
+        events.append(CallHalfClosed(stream_id, _REQUEST))
+
+    def _end_response(
+        self, stream_id: int, stream: _Stream, offset: int, head: ResponseHead, events: list[Event]
+    ) -> None:
+        self._check_unfinished(stream_id, stream, _RESPONSE, events)
+        del self._streams[stream_id]
+        events.append(CallEnded(stream_id, _RESPONSE, offset, head.status, None, head.metadata))
+
+    def _reset(self, stream_id: int, direction: Direction, offset: int, code: int, events: list[Event]) -> None:
+        del self._streams[stream_id]
+        events.append(CallEnded(stream_id, direction, offset, None, code, ()))
+
+    def _check_unfinished(self, stream_id: int, stream: _Stream, direction: Direction, events: list[Event]) -> None:
+        assembler = stream.assemblers[direction]
+        reason = assembler.unfinished() if assembler is not None else ""
+        if assembler is not None and reason:
+            events.append(Malformed(direction, assembler.offset, reason, b"", stream_id))
+
+    def _missing_state(self, stream_id: int) -> State:
+        """Return the state of a stream that is not open: ids rise, so one that was seen to be passed has ended."""
+        seen = self._seen_from is not None and self._seen_from <= stream_id <= self._highest_id
+        return State.ENDED if seen else State.IDLE
+
+    def _stream(self, direction: Direction, frame: Frame | PartialFrame, events: list[Event]) -> _Stream | None:
+        """Return a frame's stream, opened as not seen where that is so; None if it has ended."""
+        stream_id = frame.stream_id
+        stream = self._streams.get(stream_id)
+        if stream is not None or self._missing_state(stream_id) is State.ENDED:
+            return stream
+        if not stream_id & 1:
+            events.append(Skipped(direction, frame.offset, HEADER_SIZE, "a frame of a stream that the server opened"))
+            return None
+        stream = self._streams[stream_id] = _Stream(State.OPEN)
+        stream.assemblers = [Assembler(middle=True), Assembler(middle=True)]
+        offset = 0 if direction else frame.offset
+        events.append(CallOpened(stream_id, offset, "", "", (), None, False))
+        return stream
+
+    def _control(self, direction: Direction, frame: Frame, events: list[Event]) -> None:
+        """Take a frame that carries neither headers nor data."""
+        kind, payload = frame.type, frame.payload
+        if kind == RST_STREAM:
+            if self._stream(direction, frame, events) is not None:
+                self._reset(frame.stream_id, direction, frame.offset, int.from_bytes(payload, "big"), events)
+        elif kind == SETTINGS:
+            other = self._readers[1 - direction]  # the side that keeps to them
+            for setting, value in SETTING.iter_unpack(payload):
+                if setting == SETTINGS_HEADER_TABLE_SIZE:
+                    other.headers.allow_table_size(value)
+                elif setting == SETTINGS_MAX_FRAME_SIZE:
+                    other.allow_frame_size(value)
+        elif kind == GOAWAY and direction:
+            self._last_id = GOAWAY_HEAD.unpack_from(payload)[0] & 0x7FFFFFFF
+            for stream_id in [stream_id for stream_id in self._streams if stream_id > self._last_id]:
+                self._reset(stream_id, _RESPONSE, frame.offset, _REFUSED_STREAM, events)
+        elif kind == PUSH_PROMISE:
+            _, error = self._responses.read(payload[4:])  # gRPC has no use for it, the table has
+            if error:
+                events.append(Malformed(direction, frame.offset, error, payload[:32], frame.stream_id))
+
+    def _partial(self, direction: Direction, frame: PartialFrame, events: list[Event]) -> None:
+        """Take a frame with a gap in it; the gap itself is told by a Skipped."""
+        if frame.type == HEADERS:
+            if direction:
+                self._answer(frame, NO_RESPONSE, events)
+            else:
+                self._open(frame, NO_REQUEST, events)
+        elif frame.type == DATA:
+            stream = self._stream(direction, frame, events)
+            if stream is None:
+                return
+            offset, length, head, padding = frame.offset + HEADER_SIZE, frame.length, frame.head, 0
+            if frame.flags & PADDED:
+                padding = head[0] if head else 0
+                offset, length, head = offset + 1, length - 1 - padding, head[1:]
+            assembler = stream.assemblers[direction]
+            if assembler is None:
+                assembler = stream.assemblers[direction] = Assembler()
+            head = head[: max(0, length)]
+            self._deliver(direction, stream_id := frame.stream_id, stream, assembler.feed(offset, head), events)
+            lost = length - len(head)
+            self._deliver(direction, stream_id, stream, assembler.lose(lost if lost >= 0 else None), events)
+            if frame.flags & END_STREAM and direction:
+                self._end_response(stream_id, stream, frame.offset, NO_RESPONSE, events)
+            elif frame.flags & END_STREAM:
+                self._end_request(stream_id, stream, frame.offset, events)
+
+    def _lose_sync(self, direction: Direction, events: list[Event]) -> None:
+        """Frames are missing: of the open streams, and of streams that were not seen."""
+        if direction == _REQUEST:
+            self._seen_from = None
+        for stream_id, stream in self._streams.items():
+            assembler = stream.assemblers[direction]
+            if assembler is None:
+                stream.assemblers[direction] = Assembler(middle=True)
+            else:
+                self._deliver(direction, stream_id, stream, assembler.lose(), events)
