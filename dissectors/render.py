@@ -178,12 +178,13 @@ class _Form:
                 error = self._name(f"nests more than {MAX_DEPTH} deep")
                 return {"@error": error, "@base64": self._data(message.SerializeToString())}
             shown: JSONObject = {}
+            below = depth + 1
             for field, value in message.ListFields():
                 known = fields.get(field.number)
                 if known is None:  # an extension
                     known = fields[field.number] = self._field(field, field, unchecked)
                 name, convert = known
-                shown[name] = value if convert is None else convert(value, depth)
+                shown[name] = value if convert is None else convert(value, below)
             if unchecked and (names := [name for name, value in shown.items() if _is_damaged(value)]):
                 shown["@not_utf8"] = [*names]
             unknown = UnknownFieldSet(message)
@@ -236,8 +237,7 @@ class _Form:
         """What to do with one value of a field; None: nothing."""
         kind, wide, data = model.type, self._wide, self._data
         if kind in _MESSAGES:
-            inner = self._message(_message_type(field), _message_type(model))
-            return lambda value, depth: inner(value, depth + 1)
+            return self._message(_message_type(field), _message_type(model))
         if kind == FieldDescriptor.TYPE_ENUM:
             return self._enum(cast("EnumDescriptor", model.enum_type))
         if kind == FieldDescriptor.TYPE_BYTES:
@@ -265,15 +265,20 @@ class _Form:
         by_name = entry_model.fields_by_number[1].type == FieldDescriptor.TYPE_STRING
         as_entries = not entry.GetOptions().map_entry
 
+        # Sorted by key: protobuf's order changes from one run of the program to the next.
         def show(values: _Dynamic, depth: int) -> JSONValue:
             items = [(entry.key, entry.value) for entry in values] if as_entries else values.items()
-            # Sorted: protobuf's order changes from one run of the program to the next.
             return {
                 (_as_text(key) if by_name else _key_text(key)): value if convert is None else convert(value, depth)
                 for key, value in sorted(items, key=_first)
             }
 
-        return show
+        if not by_name or unchecked:
+            return show
+        # Nearly all maps are these; items() is slow on protobuf's maps.
+        if convert is None:
+            return lambda values, depth: {key: values[key] for key in sorted(values)}
+        return lambda values, depth: {key: convert(values[key], depth) for key in sorted(values)}
 
     # -- well-known types ----------------------------------------------------------------------------------------
 
