@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dissectors.events import CallEnded, CallMessage, CallOpened, Direction, Metadata, Status
-from tracer.calls import CallTracker, CallUpdate, Finding, State, Update
+from typing import Protocol
+
+from dissectors.events import CallEnded, CallMessage, CallOpened, Direction, Event, Metadata, Status
+from tracer.calls import CallTracker, Finding, Update
 from tracer.capture.flows import Endpoint, Flow
 
 REQUEST, RESPONSE = Direction.REQUEST, Direction.RESPONSE
@@ -16,6 +18,12 @@ MS = 1_000_000
 SECOND = 1_000_000_000
 
 
+class Printer(Protocol):
+    """What the tests need of a printer."""
+
+    def update(self, update: Update) -> None: ...
+
+
 def made_flow(number: int = 1, hop: str = "cri", **changed: object) -> Flow:
     """A connection of kubelet to containerd."""
     client = Endpoint("198.18.0.2", 40001, "kubelet", 812, 0, "/usr/bin/kubelet", "kubelet.service")
@@ -24,6 +32,28 @@ def made_flow(number: int = 1, hop: str = "cri", **changed: object) -> Flow:
     for name, value in changed.items():
         setattr(flow, name, value)
     return flow
+
+
+FLOW = made_flow()
+
+
+class Told:
+    """A tracker and a printer behind it: tells events at given times, as milliseconds after START."""
+
+    def __init__(self, printer: Printer) -> None:
+        self.tracker = CallTracker()
+        self.printer = printer
+
+    def at(self, after_ms: float, *events: Event, flow: Flow | None = None, protocol: str = "grpc") -> None:
+        """Tell events of a connection."""
+        time_ns = START + int(after_ms * MS)
+        for update in self.tracker.feed(flow or FLOW, protocol, time_ns, list(events)):
+            self.printer.update(update)
+
+    def closed(self, after_ms: float, direction: Direction, flow: Flow | None = None) -> None:
+        """Tell the end of one side."""
+        for update in self.tracker.closed(flow or FLOW, START + int(after_ms * MS), direction, False):
+            self.printer.update(update)
 
 
 def opened(
@@ -61,9 +91,3 @@ def story(updates: list[Update]) -> list[str]:
         else:
             told.append(f"{update.kind} {update.call.number}")
     return told
-
-
-__all__ = [
-    "MS", "POD", "REQUEST", "RESPONSE", "RUNTIME", "SECOND", "START", "TASK", "CallTracker", "CallUpdate", "Finding",
-    "State", "ended", "made_flow", "message", "opened", "reset", "story",
-]  # fmt: skip

@@ -1,9 +1,9 @@
 """The table of what matters: for each method the fields that its line shows, and where a pod's or container's id is.
 
 One entry reads `request items → response items`; an item is `[label=]path[/path][:form]`, where a path goes through
-submessages by dots. Fields at their default are left out, but for the forms `count`, `always` and `exit`. The forms:
+submessages by dots. Fields at their default are left out, but for enums and the forms `count`, `always` and `exit`:
 
-    id       the first 13 characters           bytes    how many bytes            count    how many, then the label
+    id       the first 13 characters           bytes    how many bytes            count    how many      
     digest   algorithm and 12 digits           words    a command line            always   a number, zero too
     signal   SIGTERM for 15                    seconds  a time-out                exit     `exit 3`
     exec     left out if it is the container's own id
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 _TASK = {
     "State": "exec=exec_id:id → status pid exit_status",
-    "Create": "bundle runtime=options.type_url → pid",
+    "Create": "runtime=options.type_url → pid",
     "Start": "exec=exec_id:id → pid",
     "Delete": "exec=exec_id:id → pid exit_status:exit",
     "Pids": "→ processes=processes:count",
@@ -90,12 +90,6 @@ _SANDBOX = {
     "SandboxMetrics": "",
 }
 
-_EVENTS = {
-    "Forward": "",
-    "Publish": "topic",
-    "Subscribe": "filters:words",
-}
-
 FIELDS: dict[str, dict[str, str]] = {
     "runtime.v1.RuntimeService": _CRI,
     "runtime.v1.ImageService": _CRI,
@@ -104,8 +98,12 @@ FIELDS: dict[str, dict[str, str]] = {
     "containerd.task.v2.Task": _TASK,
     "containerd.task.v3.Task": _TASK,
     "containerd.runtime.sandbox.v1.Sandbox": _SANDBOX,
-    "containerd.services.events.ttrpc.v1.Events": _EVENTS,
-    "containerd.services.events.v1.Events": _EVENTS,
+    "containerd.services.events.ttrpc.v1.Events": {"Forward": ""},
+    "containerd.services.events.v1.Events": {
+        "Publish": "topic",
+        "Forward": "",
+        "Subscribe": "filters:words",
+    },
     "containerd.services.containers.v1.Containers": {
         "Get": "→ image=container.image runtime=container.runtime.name",
         "List": "filters:words → containers=containers:count",
@@ -220,7 +218,7 @@ FIELDS: dict[str, dict[str, str]] = {
 }
 
 EVENT_FIELDS: dict[str, str] = {
-    "containerd.events.TaskCreate": "pid bundle",
+    "containerd.events.TaskCreate": "pid",
     "containerd.events.TaskStart": "pid",
     "containerd.events.TaskExit": "exec=id:exec pid exit_status:exit",
     "containerd.events.TaskDelete": "exec=id:exec pid exit_status:exit",

@@ -231,20 +231,19 @@ def _one(label: str | None, get: Callable[[Any], Any], field: FieldDescriptor, f
     if form == "exit":
         return lambda message: f"exit {get(message)}"
     if form == "count":
-        return lambda message: f"{len(get(message))} {label}"
+        return lambda message: f"{label} {len(get(message))}"
     if form == "exec":
         return lambda message: f"{label} {_id(value)}" if (value := get(message)) != message.container_id else ""
     numeric = field.cpp_type not in (FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_MESSAGE)
     if field.enum_type is not None:
         names = {value.number: value.name for value in field.enum_type.values}
-        shown: Callable[[Any], str] = lambda value: names.get(value, str(value))  # noqa: E731 # one form among others
-    elif field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return lambda message: names.get(value := get(message), str(value))
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         name = label or field.name
         return lambda message: name if get(message) else ""
-    else:
-        shown = _FORMS[form]
-        if label is None and numeric:
-            label = field.name
+    shown = _FORMS[form]
+    if label is None and numeric and form != "signal":
+        label = field.name
     before = "" if label is None else f"{label} "
     if form == "always":
         return lambda message: before + shown(get(message))

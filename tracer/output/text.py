@@ -23,6 +23,8 @@ from tracer.waiting import meant_to_wait
 
 UNANSWERED_NS = 1_000_000_000
 """After so long in capture time a call without an answer gets a line of its own."""
+MAX_REASON = 1000
+"""Characters of a status message on a line. The cause tends to stand at its end, so it is seldom cut."""
 
 
 class Details(Protocol):
@@ -95,6 +97,8 @@ class TextPrinter:
     def _unanswered(self, call: Call, now_ns: int, *, at_end: bool = False) -> None:
         status = "waiting" if meant_to_wait(call.service, call.method) else "open"
         extra = [f"(open at the end of the capture{_dropped(call)})"] if at_end else []
+        if at_end and call.note:
+            extra.append(f"— {escape(call.note)}")
         left = call.deadline_ns
         if left is not None:
             left -= now_ns
@@ -111,7 +115,9 @@ class TextPrinter:
                 expected = (call.method, code) in EXPECTED_FAILURES.get(call.service, ())
                 sign = look.OK if expected else look.FAILED
                 if call.status.message:
-                    extra.append(f"— {escape(call.status.message)}")
+                    extra.append(f"— {escape(call.status.message[:MAX_REASON])}")
+            if call.note:
+                extra.append(f"({escape(call.note)})")
         elif call.state is State.CANCELLED:
             sign, status = look.CANCELLED, "cancelled"
             if call.deadline_passed(0):

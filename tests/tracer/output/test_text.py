@@ -1,0 +1,381 @@
+"""One line a call: what it shows, when it comes, and that nothing of the wire acts on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dissectors.events import CallEnded, Malformed, Skipped, Status
+from dissectors.render import Renderer
+from protos.registry import Registry
+from tests.tracer.made import (
+    POD,
+    REQUEST,
+    RESPONSE,
+    SECOND,
+    START,
+    TASK,
+    Told,
+    ended,
+    made_flow,
+    message,
+    opened,
+    reset,
+)
+from tracer.calls import Finding
+from tracer.output.look import Look
+from tracer.output.summary import Summarizer
+from tracer.output.text import TextPrinter
+from tracer.output.units import Clock
+from tracer.output.verbose import VerboseDetails
+
+if TYPE_CHECKING:
+    from tests.tracer.output.conftest import Make
+
+
+class Page(list[str]):
+    """Lines as they were written, without their line ends."""
+
+    def write(self, text: str) -> None:
+        assert text.endswith("\n")
+        self.append(text[:-1])
+
+    def without_time(self) -> list[str]:
+        return [line[16:] for line in self]
+
+
+PLAIN = Look(colour=False, unicode=True)
+
+
+class Printed(Told):
+    def __init__(self, registry: Registry, look: Look = PLAIN, *, verbose: bool = False) -> None:
+        self.page = Page()
+        details = VerboseDetails(registry, Renderer(registry)) if verbose else None
+        self.text = TextPrinter(
+            self.page.write, Summarizer(registry), look=look, clock=Clock(utc=True), details=details
+        )
+        super().__init__(self.text)
+
+
+@pytest.fixture
+def printed(registry: Registry) -> Printed:
+    return Printed(registry)
+
+
+def run_pod(make: Make, name: str = "web-0") -> bytes:
+    return make(
+        "runtime.v1.RunPodSandboxRequest",
+        {"config": {"metadata": {"name": name, "namespace": "shop", "uid": "u1"}}, "runtime_handler": "kata"},
+    )
+
+
+def test_a_call_is_one_line_when_it_ends(printed: Printed, make: Make) -> None:
+    printed.at(0, opened(1, "RunPodSandbox"), message(1, REQUEST, run_pod(make)))
+    assert printed.page == []
+    answer = make("runtime.v1.RunPodSandboxResponse", {"pod_sandbox_id": POD})
+    printed.at(123.4567, message(1, RESPONSE, answer), ended(1))
+    assert printed.page == [
+        "14:58:01.000000   cri    9f57c2b6405e1 RunPodSandbox        OK        123.456ms  "
+        "shop/web-0 runtime kata → 9f57c2b6405e1"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("service", "method", "request_type", "asked", "response_type", "answered", "line"),
+    [
+        (
+            "runtime.v1.RuntimeService",
+            "CreateContainer",
+            "runtime.v1.CreateContainerRequest",
+            {"pod_sandbox_id": POD, "config": {"metadata": {"name": "nginx"}, "image": {"image": "nginx:1.27"}}},
+            "runtime.v1.CreateContainerResponse",
+            {"container_id": "ab" * 32},
+            "9f57c2b6405e1 CreateContainer      OK          1.000ms  nginx image nginx:1.27 → ababababababa",
+        ),
+        (
+            "runtime.v1.RuntimeService",
+            "ExecSync",
+            "runtime.v1.ExecSyncRequest",
+            {"container_id": POD, "cmd": ["sh", "-c", "exit 3"], "timeout": "10"},
+            "runtime.v1.ExecSyncResponse",
+            {"exit_code": 3, "stdout": "aGVsbG8="},
+            "9f57c2b6405e1 ExecSync             OK          1.000ms  sh -c 'exit 3' timeout 10s → exit 3 stdout 5 B",
+        ),
+        (
+            "runtime.v1alpha2.ImageService",
+            "PullImage",
+            "runtime.v1alpha2.PullImageRequest",
+            {"image": {"image": "busybox"}},
+            "runtime.v1alpha2.PullImageResponse",
+            {"image_ref": "sha256:1"},
+            "              v1alpha2/PullImage   OK          1.000ms  busybox → sha256:1",
+        ),
+        (
+            TASK,
+            "Kill",
+            "containerd.task.v3.KillRequest",
+            {"id": POD, "exec_id": "probe", "signal": 9, "all": True},
+            "google.protobuf.Empty",
+            {},
+            "9f57c2b6405e1 Kill                 OK          1.000ms  exec probe SIGKILL all",
+        ),
+        (
+            TASK,
+            "Delete",
+            "containerd.task.v3.DeleteRequest",
+            {"id": POD},
+            "containerd.task.v3.DeleteResponse",
+            {"pid": 71},
+            "9f57c2b6405e1 Delete               OK          1.000ms  → pid 71 exit 0",
+        ),
+        (
+            TASK,
+            "State",
+            "containerd.task.v3.StateRequest",
+            {"id": POD},
+            "containerd.task.v3.StateResponse",
+            {"id": POD, "pid": 71, "status": "RUNNING"},
+            "9f57c2b6405e1 State                OK          1.000ms  → RUNNING pid 71",
+        ),
+        (
+            "containerd.services.content.v1.Content",
+            "Read",
+            "containerd.services.content.v1.ReadContentRequest",
+            {"digest": "sha256:" + "0123456789abcdef" * 4, "offset": "7", "size": "512"},
+            "containerd.services.content.v1.ReadContentResponse",
+            {"data": "aGVsbG8="},
+            "              Content/Read         OK          1.000ms  "
+            "sha256:0123456789ab offset 7 size 512 → 1 message, 7 B",
+        ),
+        (
+            "containerd.services.containers.v1.Containers",
+            "Get",
+            "containerd.services.containers.v1.GetContainerRequest",
+            {"id": "redis"},
+            "containerd.services.containers.v1.GetContainerResponse",
+            {"container": {"id": "redis", "image": "redis:7", "runtime": {"name": "io.containerd.runc.v2"}}},
+            "redis         Containers/Get       OK          1.000ms  → image redis:7 runtime io.containerd.runc.v2",
+        ),
+    ],
+)
+def test_each_method_shows_the_fields_that_matter(
+    printed: Printed,
+    make: Make,
+    service: str,
+    method: str,
+    request_type: str,
+    asked: dict[str, object],
+    response_type: str,
+    answered: dict[str, object],
+    line: str,
+) -> None:
+    printed.at(0, opened(1, method, service), message(1, REQUEST, make(request_type, asked)))
+    printed.at(1, message(1, RESPONSE, make(response_type, answered)), ended(1))
+    assert [shown[9:] for shown in printed.page.without_time()] == [line]
+
+
+def test_a_forwarded_event_is_shown_as_the_event_that_it_is(printed: Printed, registry: Registry, make: Make) -> None:
+    exited = make("containerd.events.TaskExit", {"container_id": POD, "id": "probe", "pid": 71, "exit_status": 137})
+    envelope = registry.message_class("containerd.services.events.ttrpc.v1.ForwardRequest")()
+    envelope.envelope.topic = "/tasks/exit"  # type: ignore[attr-defined] # made at run time from the schema
+    envelope.envelope.event.type_url = "containerd.events.TaskExit"  # type: ignore[attr-defined] # as above
+    envelope.envelope.event.value = exited  # type: ignore[attr-defined] # as above
+    flow = made_flow(2, "events")
+    forward = opened(1, "Forward", "containerd.services.events.ttrpc.v1.Events")
+    printed.at(0, forward, message(1, REQUEST, envelope.SerializeToString()), flow=flow, protocol="ttrpc")
+    printed.at(1, message(1, RESPONSE), ended(1), flow=flow, protocol="ttrpc")
+    assert printed.page.without_time() == [
+        "  events 9f57c2b6405e1 /tasks/exit          OK          1.000ms  exec probe pid 71 exit 137"
+    ]
+
+
+def test_a_failure_has_a_sign_its_status_and_its_message(printed: Printed) -> None:
+    printed.at(0, opened(1, "StopContainer"))
+    printed.at(1, ended(1, 5, "no such container"))
+    (line,) = printed.page.without_time()
+    assert line.startswith("E cri ")
+    assert line.endswith("NOT_FOUND 1.000ms  — no such container".replace("1.000ms", "  1.000ms"))
+
+
+def test_the_kill_that_finds_nothing_after_an_exec_is_no_failure(printed: Printed) -> None:
+    printed.at(0, opened(1, "Kill", TASK), opened(3, "Delete", TASK))
+    printed.at(1, ended(1, 5, "not found"), ended(3, 5, "not found"))
+    assert [line[0] for line in printed.page.without_time()] == [" ", "E"]
+
+
+@pytest.mark.parametrize(
+    ("end", "sign", "said"),
+    [
+        (reset(1, 8), "-", "cancelled"),
+        (reset(1, 11), "E", "reset       1.000ms  — ENHANCE_YOUR_CALM by the client"),
+        (CallEnded(1, RESPONSE, 0, None, None, ()), "E", "ended       1.000ms  — ended without a status"),
+        (CallEnded(1, RESPONSE, 0, Status(4, "slow", b""), None, ()), "E", "DEADLINE_EXCEEDED   1.000ms  — slow"),
+    ],
+)
+def test_an_end_without_an_answer_says_which(printed: Printed, end: CallEnded, sign: str, said: str) -> None:
+    printed.at(0, opened(1))
+    printed.at(1, end)
+    (line,) = printed.page.without_time()
+    assert line[0] == sign
+    assert said in line
+
+
+def test_a_call_without_an_answer_gets_a_line_after_a_second_and_one_at_its_end(printed: Printed, make: Make) -> None:
+    printed.at(0, opened(1, "RunPodSandbox", timeout_ns=240 * SECOND), message(1, REQUEST, run_pod(make)))
+    printed.at(300, opened(3), ended(3))
+    printed.at(900, opened(5))
+    printed.at(1500, ended(5))
+    printed.at(2500, message(1, RESPONSE), ended(1))
+    assert printed.page.without_time() == [
+        "  cri                  Version              OK              0µs",
+        "… cri                  RunPodSandbox        open         1.000s  shop/web-0 runtime kata deadline in 3m59s",
+        "  cri                  Version              OK        600.000ms",
+        "  cri                  RunPodSandbox        OK           2.500s  shop/web-0 runtime kata",
+    ]
+
+
+def test_time_alone_brings_out_the_line_of_an_unanswered_call(printed: Printed) -> None:
+    printed.at(0, opened(1, "Wait", TASK))
+    printed.text.tick(START + SECOND - 1)
+    assert printed.page == []
+    printed.text.tick(START + SECOND)
+    printed.text.tick(START + 5 * SECOND)
+    assert printed.page.without_time() == ["… cri                  Wait                 waiting      1.000s"]
+
+
+def test_the_lines_are_the_same_however_often_the_time_is_told(registry: Registry) -> None:
+    often, seldom = Printed(registry), Printed(registry)
+    for printed in (often, seldom):
+        printed.at(0, opened(1))
+        for tick in range(1, 4 if printed is often else 1):
+            printed.text.tick(START + tick * SECOND)
+        printed.at(3500, ended(1))
+    assert often.page == seldom.page
+    assert len(seldom.page) == 2
+
+
+def test_what_is_open_at_the_end_is_listed_with_its_age_and_its_deadline(printed: Printed) -> None:
+    printed.at(0, opened(1, "ExecSync", timeout_ns=2 * SECOND), opened(3, "GetContainerEvents"))
+    printed.text.finish(START + 5 * SECOND)
+    assert printed.page.without_time() == [
+        "… cri                  ExecSync             open         5.000s  "
+        "(open at the end of the capture) deadline passed 3.000s ago",
+        "… cri                  GetContainerEvents   waiting      5.000s  (open at the end of the capture)",
+    ]
+
+
+def test_a_call_that_was_cut_says_by_whom(printed: Printed) -> None:
+    printed.at(0, opened(1), opened(3, "GetContainerEvents"))
+    printed.closed(10, REQUEST)
+    printed.closed(11, RESPONSE)
+    assert printed.page.without_time() == [
+        "E cri                  Version              cut        11.000ms  — the client closed the connection",
+        "- cri                  GetContainerEvents   cut        11.000ms  — the client closed the connection",
+    ]
+
+
+def test_dropped_messages_and_gaps_are_said(printed: Printed) -> None:
+    printed.at(0, opened(1, "Subscribe", "containerd.services.events.v1.Events"), opened(3))
+    printed.at(1, *[message(1, RESPONSE, b"") for _ in range(100)])
+    printed.tracker.gap(made_flow())
+    printed.at(2, ended(1), ended(3))
+    first, second = printed.page.without_time()
+    assert first.startswith("≠")
+    assert first.endswith("→ 100 messages, 0 B (36 messages of the middle not kept) (bytes missing)")
+    assert second.endswith("(bytes missing)")
+
+
+def test_findings_have_a_line_with_hop_connection_offset_and_reason(printed: Printed) -> None:
+    flow = made_flow(7, "task")
+    printed.at(0, opened(1), flow=flow)
+    printed.at(
+        1,
+        Malformed(REQUEST, 40, "not a ttrpc header", b"GET /\r\n", 1),
+        Skipped(RESPONSE, 9, 25, "no frame"),
+        flow=flow,
+    )
+    printed.text.update(Finding("notice", START, "an unknown block", offset=1024))
+    assert printed.page.without_time() == [
+        r"! task   malformed, connection 7, from the client, at byte 40 (call 1): not a ttrpc header: GET /\r\n",
+        "≠ task   gap 25 bytes, connection 7, from the server, at byte 9: no frame",
+        "*        notice, capture at byte 1024: an unknown block",
+    ]
+
+
+def test_hostile_text_from_the_wire_never_reaches_the_terminal(registry: Registry, make: Make) -> None:
+    evil = "\x1b]0;owned\x07\u202e\n"
+    printed = Printed(registry, verbose=True)
+    flow = made_flow(3, "cri", socket=evil)
+    flow.client = flow.client._replace(name=evil, command=evil, unit=evil)
+    printed.at(
+        0,
+        opened(1, "RunPodSandbox", metadata=((evil, evil), ("k-bin", b"\x1b"))),
+        message(1, REQUEST, run_pod(make, evil)),
+        flow=flow,
+    )
+    printed.at(1, message(1, RESPONSE, None, evil), ended(1, 2, evil), flow=flow)
+    printed.at(2, opened(3, evil, evil), message(3, REQUEST, evil.encode()), ended(3), flow=flow)
+    printed.at(3, Malformed(REQUEST, 0, evil, evil.encode(), None), flow=flow)
+    assert len(printed.page) > 20
+    for line in printed.page:
+        assert line.isprintable(), line
+
+
+def test_verbose_shows_everything_that_the_line_leaves_out(registry: Registry, make: Make) -> None:
+    printed = Printed(registry, verbose=True)
+    metadata = (("user-agent", "grpc-go"), ("trace-bin", b"\x01\x02"))
+    printed.at(0, opened(1, "RunPodSandbox", timeout_ns=240 * SECOND, metadata=metadata))
+    printed.at(1, message(1, REQUEST, run_pod(make)))
+    printed.at(2, message(1, RESPONSE, None, "lost in a gap"), ended(1, 13, "boom"))
+    assert printed.page[1:] == [
+        "    call 1: runtime.v1.RuntimeService/RunPodSandbox",
+        "    connection 1, stream 1, grpc, /run/containerd/containerd.sock",
+        "    client kubelet (pid 812, uid 0, /usr/bin/kubelet, kubelet.service) → "
+        "server containerd (pid 401, uid 0, /usr/bin/containerd, containerd.service)",
+        "    deadline 4m00s",
+        "    metadata",
+        "        user-agent: grpc-go",
+        "        trace-bin: 0102",
+        f"    request +1.000ms {len(run_pod(make))} B runtime.v1.RunPodSandboxRequest",
+        "        config:",
+        "          metadata:",
+        '            name: "web-0"',
+        '            uid: "u1"',
+        '            namespace: "shop"',
+        '        runtime_handler: "kata"',
+        "    response +2.000ms 0 B runtime.v1.RunPodSandboxResponse (lost in a gap)",
+        "    status INTERNAL boom",
+    ]
+
+
+def test_without_unicode_or_colour_the_signs_still_tell(registry: Registry) -> None:
+    printed = Printed(registry, Look(False, False))
+    printed.at(0, opened(1))
+    printed.at(2000, ended(1, 14, "gone"))
+    assert all(line.isascii() for line in printed.page)
+    assert [line[16:].split()[0] for line in printed.page] == ["...", "E"]
+
+
+def test_colour_is_added_to_a_sign_never_in_its_place(registry: Registry) -> None:
+    plain, coloured = Printed(registry), Printed(registry, Look(True, True))
+    for printed in (plain, coloured):
+        printed.at(0, opened(1), opened(3))
+        printed.at(1, ended(1, 14, "gone"), ended(3))
+    assert coloured.page == [f"\x1b[31m{plain.page[0]}\x1b[0m", plain.page[1]]
+
+
+def test_a_method_that_no_schema_has_is_shown_with_its_sizes(printed: Printed) -> None:
+    printed.at(0, opened(1, "Do", "acme.v1.Thing"), message(1, REQUEST, bytes(1500)))
+    printed.at(1, message(1, RESPONSE, bytes(7)), ended(1))
+    assert printed.page.without_time()[0].endswith("Thing/Do             OK          1.000ms  1.5 kB → 7 B")
+
+
+def test_a_call_whose_start_was_not_seen_says_so(printed: Printed) -> None:
+    printed.at(0, opened(1, "", "", seen=False), message(1, RESPONSE, bytes(7)), ended(1))
+    assert "(start not seen)" in printed.page[0]
+
+
+def test_a_payload_that_does_not_parse_is_said_on_its_line(printed: Printed) -> None:
+    printed.at(0, opened(1, "RunPodSandbox"), message(1, REQUEST, b"\xff\xff"), ended(1))
+    assert "(does not parse: " in printed.page[0]
