@@ -67,7 +67,7 @@ class CriClient:
         *,
         timeout: float = 60,
         metadata: tuple[tuple[str, str | bytes], ...] = (),
-        **fields: object,
+        **fields: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401  the answer's class is made from a schema
         """Make a unary call; return its answer. Raises grpc.RpcError; either way the call is recorded."""
         start, code = time.time(), "OK"
@@ -154,7 +154,7 @@ class Pod:
             },
         }
 
-    def runtime(self, method: str, **fields: object) -> Any:  # noqa: ANN401
+    def runtime(self, method: str, **fields: Any) -> Any:  # noqa: ANN401
         return self.client.call(f"{self.api}.RuntimeService", method, **fields)
 
     def run(self) -> str:

@@ -29,6 +29,14 @@ _PYTHON = (sys.executable, "-P", "-m")
 
 
 @contextmanager
+def socket_folder() -> Iterator[Path]:
+    """Make a folder whose shim sockets' paths keep below 108 bytes (unix(7)), and remove it at the end."""
+    place = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(prefix="podwire-demo-", dir=place if len(place) < 16 else "/tmp") as name:
+        yield Path(name)
+
+
+@contextmanager
 def stand_in(folder: Path, mute: Sequence[str] = ()) -> Iterator[None]:
     """Run the stand-in runtime with its sockets in `folder`; it never answers the methods in `mute`."""
     command = [*_PYTHON, "tracer.demo.cri_server", str(folder), *(f"--mute={name}" for name in mute)]
@@ -63,30 +71,28 @@ def run_demo(capture: str, options: Sequence[str], pause_s: float = PAUSE_S) -> 
     """Trace the stand-in through a pod's life; return the exit status of the trace, or 1 if the story went wrong."""
     _say("a stand-in runtime and client, not a real one: the sockets, the protocols and the relay are real,")
     _say("what is said is made up. podwire trace, as it would run on a node:")
-    with tempfile.TemporaryDirectory(prefix="podwire-demo-") as name:
-        folder = Path(name)
-        with stand_in(folder):
-            sockets = [folder / "containerd.sock", folder / "containerd.sock.ttrpc"]
-            inodes = [path.stat().st_ino for path in sockets]
-            command = trace_command(folder, capture, [*options, "-a", f"duration:{LIMIT_S}"])
-            trace = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-            client = None
-            told = 0
-            try:
-                _await_exchange(trace, sockets, inodes)
-                client = run_client(folder, pause_s)
-                told = client.wait(CLIENT_S)
-            except subprocess.TimeoutExpired:
-                raise PodwireError(f"the stand-in did not end within {CLIENT_S:.0f} s") from None
-            except KeyboardInterrupt:
-                _say("stopped early")
-            finally:
-                if client is not None and client.poll() is None:
-                    client.kill()
-                    client.wait()
-                if trace.poll() is None:
-                    trace.send_signal(signal.SIGINT)
-                status = trace.wait()
+    with socket_folder() as folder, stand_in(folder):
+        sockets = [folder / "containerd.sock", folder / "containerd.sock.ttrpc"]
+        inodes = [path.stat().st_ino for path in sockets]
+        command = trace_command(folder, capture, [*options, "-a", f"duration:{LIMIT_S}"])
+        trace = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        client = None
+        told = 0
+        try:
+            _await_exchange(trace, sockets, inodes)
+            client = run_client(folder, pause_s)
+            told = client.wait(CLIENT_S)
+        except subprocess.TimeoutExpired:
+            raise PodwireError(f"the stand-in did not end within {CLIENT_S:.0f} s") from None
+        except KeyboardInterrupt:
+            _say("stopped early")
+        finally:
+            if client is not None and client.poll() is None:
+                client.kill()
+                client.wait()
+            if trace.poll() is None:
+                trace.send_signal(signal.SIGINT)
+            status = trace.wait()
     if status == 0:
         _say(f"the capture is kept: {capture}")
         _say(f"next: podwire decode -v {capture}   (or --json; Wireshark and tshark open it too)")
