@@ -41,7 +41,8 @@ def compile_folder(path: str, schemas: str) -> list[FileDescriptorProto]:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             reasons = [line for line in done.stderr.splitlines() if line.strip() and " warning: " not in line]
-            raise PodwireError(f"{path}: protoc refuses it: {reasons[0].strip() if reasons else done.returncode}")
+            reason = reasons[0].strip().removeprefix(f"{folder}/") if reasons else f"exit status {done.returncode}"
+            raise PodwireError(f"{path}: protoc refuses it: {reason}")
         return read_descriptor_set(target)
 
 
