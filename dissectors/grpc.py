@@ -22,7 +22,7 @@ from dissectors.events import (
     Malformed,
     Skipped,
 )
-from dissectors.grpc_headers import NO_REQUEST, NO_RESPONSE, RequestHead, ResponseHead, read_request, read_response
+from dissectors.grpc_headers import NO_REQUEST, NO_RESPONSE, ResponseHead, read_request, read_response
 from dissectors.grpc_messages import PREFIX, PREFIX_SIZE, Assembler, Message, Unread, decompress
 from dissectors.hpack import Decoder, Header, HpackError
 from dissectors.http2 import (
@@ -33,14 +33,12 @@ from dissectors.http2 import (
     HEADER_SIZE,
     HEADERS,
     PADDED,
-    PING,
     PUSH_PROMISE,
     RST_STREAM,
     SETTING,
     SETTINGS,
     SETTINGS_HEADER_TABLE_SIZE,
     SETTINGS_MAX_FRAME_SIZE,
-    WINDOW_UPDATE,
     Frame,
     FrameReader,
     Item,
@@ -137,6 +135,14 @@ TRANSITIONS: dict[tuple[State, Input], tuple[State, str]] = {
     (State.ENDED, Input.RESET): (State.ENDED, ""),
 }
 
+_DATA = (Input.REQUEST_DATA, Input.RESPONSE_DATA)
+"""By direction."""
+_REQUEST_HEADERS, _REQUEST_END, _RESPONSE_HEADERS = Input.REQUEST_HEADERS, Input.REQUEST_END, Input.RESPONSE_HEADERS
+_IDLE, _OPEN, _ENDED = State.IDLE, State.OPEN, State.ENDED
+# An enumeration's member costs 0.1 µs to look up; a NamedTuple costs half by tuple.__new__. A call has dozens of both.
+_new = tuple.__new__
+_unpack_prefix = PREFIX.unpack_from
+
 _Head = TypeVar("_Head")
 
 
@@ -171,15 +177,22 @@ class _Heads(Generic[_Head]):
 
 
 class _Stream:
-    """One open call."""
+    """One open call. What is seldom set is a class attribute until it is."""
 
-    __slots__ = ("assemblers", "encodings", "opaque", "state")
+    encodings = ("", "")
+    """By direction."""
+    assemblers: tuple[Assembler | None, Assembler | None] = (None, None)
+    """By direction; None: between two messages."""
+    opaque = (False, False)
+    """By direction; True: what this side sends is no gRPC."""
 
     def __init__(self, state: State) -> None:
         self.state = state
-        self.encodings = ["", ""]  # by direction
-        self.assemblers: list[Assembler | None] = [None, None]  # None: between two messages
-        self.opaque = [False, False]  # True: what this side sends is no gRPC
+
+    def set_assembler(self, direction: Direction, assembler: Assembler | None) -> None:
+        """Set one side's."""
+        request, response = self.assemblers
+        self.assemblers = (request, assembler) if direction else (assembler, response)
 
 
 class GrpcConnection:
@@ -222,7 +235,7 @@ class GrpcConnection:
                         self._response_headers(item, events)
                     else:
                         self._request_headers(item, events)
-                elif kind != PING and kind != WINDOW_UPDATE:
+                else:
                     self._control(direction, item, events)
             elif isinstance(item, SyncLost):
                 self._lose_sync(direction, events)
@@ -232,20 +245,19 @@ class GrpcConnection:
                 events.append(item)
         return events
 
-    def _request_headers(self, frame: Frame, events: list[Event]) -> None:
-        head, error = self._requests.read(frame.payload)
-        if error:
-            events.append(Malformed(_REQUEST, frame.offset, error, frame.payload[:32], frame.stream_id))
-        self._open(frame, head, events)
-
-    def _open(self, frame: Frame | PartialFrame, head: RequestHead, events: list[Event]) -> None:
+    def _request_headers(self, frame: Frame | PartialFrame, events: list[Event]) -> None:
         stream_id, offset, ends = frame.stream_id, frame.offset, frame.flags & END_STREAM
+        head = NO_REQUEST
+        if isinstance(frame, Frame):
+            head, error = self._requests.read(frame.payload)
+            if error:
+                events.append(Malformed(_REQUEST, offset, error, frame.payload[:32], stream_id))
         stream = self._streams.get(stream_id)
-        before = stream.state if stream is not None else self._missing_state(stream_id)
         if stream is not None and ends:
             self._end_request(stream_id, stream, offset, events)  # trailers of the client's: HTTP/2 has them, gRPC not
             return
-        state, complaint = TRANSITIONS[before, Input.REQUEST_HEADERS]
+        before = stream.state if stream is not None else self._missing_state(stream_id)
+        state, complaint = TRANSITIONS[before, _REQUEST_HEADERS]
         if complaint:
             events.append(Malformed(_REQUEST, offset, complaint, b"", stream_id))
             return
@@ -254,71 +266,71 @@ class GrpcConnection:
             self._seen_from = stream_id
         if stream_id > self._highest_id:
             self._highest_id = stream_id
-        events.append(CallOpened(stream_id, offset, head.service, head.method, head.metadata, head.timeout_ns, True))
-        stream.encodings[0] = head.encoding
-        if head.problem:
-            stream.opaque[0] = True
-            events.append(Malformed(_REQUEST, offset, head.problem, b"", stream_id))
+        service, method, metadata, timeout_ns, encoding, problem = head
+        events.append(_new(CallOpened, (stream_id, offset, service, method, metadata, timeout_ns, True)))
+        if encoding:
+            stream.encodings = (encoding, "")
+        if problem:
+            stream.opaque = (True, False)
+            events.append(Malformed(_REQUEST, offset, problem, b"", stream_id))
         if ends:
             self._end_request(stream_id, stream, offset, events)
         if stream_id > self._last_id:
             self._reset(stream_id, _RESPONSE, 0, _REFUSED_STREAM, events)
 
-    def _response_headers(self, frame: Frame, events: list[Event]) -> None:
-        head, error = self._responses.read(frame.payload)
-        if error:
-            events.append(Malformed(_RESPONSE, frame.offset, error, frame.payload[:32], frame.stream_id))
-        self._answer(frame, head, events)
-
-    def _answer(self, frame: Frame | PartialFrame, head: ResponseHead, events: list[Event]) -> None:
+    def _response_headers(self, frame: Frame | PartialFrame, events: list[Event]) -> None:
         stream_id, offset = frame.stream_id, frame.offset
-        stream = self._stream(_RESPONSE, frame, events)
+        head = NO_RESPONSE
+        if isinstance(frame, Frame):
+            head, error = self._responses.read(frame.payload)
+            if error:
+                events.append(Malformed(_RESPONSE, offset, error, frame.payload[:32], stream_id))
+        stream = self._streams.get(stream_id) or self._stream(_RESPONSE, frame, events)
         if stream is None:
             return
+        if head.problem:
+            events.append(Malformed(_RESPONSE, offset, head.problem, b"", stream_id))
         if frame.flags & END_STREAM:
-            if head.problem:
-                events.append(Malformed(_RESPONSE, offset, head.problem, b"", stream_id))
             self._end_response(stream_id, stream, offset, head, events)
             return
-        if head.informational:
-            events.append(CallMetadata(stream_id, offset, head.metadata))
-            return
-        state, complaint = TRANSITIONS[stream.state, Input.RESPONSE_HEADERS]
-        if complaint:
-            events.append(Malformed(_RESPONSE, offset, complaint, b"", stream_id))
-            return
-        stream.state = state
-        stream.encodings[1] = head.encoding
-        events.append(CallMetadata(stream_id, offset, head.metadata))
-        if head.problem:
-            stream.opaque[1] = True
-            events.append(Malformed(_RESPONSE, offset, head.problem, b"", stream_id))
+        if not head.informational:
+            state, complaint = TRANSITIONS[stream.state, _RESPONSE_HEADERS]
+            if complaint:
+                events.append(Malformed(_RESPONSE, offset, complaint, b"", stream_id))
+                return
+            stream.state = state
+            if head.encoding:
+                stream.encodings = (stream.encodings[0], head.encoding)
+            if head.problem:
+                stream.opaque = (stream.opaque[0], True)
+        events.append(_new(CallMetadata, (stream_id, offset, head.metadata)))
 
     def _data(self, direction: Direction, frame: Frame, events: list[Event]) -> None:
-        stream_id, payload, flags = frame.stream_id, frame.payload, frame.flags
+        frame_offset, _, flags, stream_id, payload = frame
         stream = self._streams.get(stream_id) or self._stream(direction, frame, events)
         if stream is None:
             return
-        state, complaint = TRANSITIONS[stream.state, Input.RESPONSE_DATA if direction else Input.REQUEST_DATA]
+        state, complaint = TRANSITIONS[stream.state, _DATA[direction]]
         if complaint:
-            events.append(Malformed(direction, frame.offset, complaint, payload[:32], stream_id))
+            events.append(Malformed(direction, frame_offset, complaint, payload[:32], stream_id))
             if state is stream.state:
                 return
         stream.state = state
         size = len(payload)
         if size:
-            offset = frame.offset + HEADER_SIZE + (1 if flags & PADDED else 0)
-            whole = size >= PREFIX_SIZE and PREFIX.unpack_from(payload) == (0, size - PREFIX_SIZE)
+            offset = frame_offset + HEADER_SIZE + (1 if flags & PADDED else 0)
+            length = size - PREFIX_SIZE
+            whole = length >= 0 and _unpack_prefix(payload) == (0, length)
             if whole and stream.assemblers[direction] is None and not stream.opaque[direction]:
-                body = payload[PREFIX_SIZE:]
-                events.append(CallMessage(stream_id, direction, offset, size - PREFIX_SIZE, body, ""))
+                message = (stream_id, direction, offset, length, payload[PREFIX_SIZE:], "")
+                events.append(_new(CallMessage, message))
             else:
                 self._assemble(direction, stream_id, stream, offset, payload, events)
         if flags & END_STREAM:
             if direction:
-                self._end_response(stream_id, stream, frame.offset, NO_RESPONSE, events)
+                self._end_response(stream_id, stream, frame_offset, NO_RESPONSE, events)
             else:
-                self._end_request(stream_id, stream, frame.offset, events)
+                self._end_request(stream_id, stream, frame_offset, events)
 
     def _assemble(
         self, direction: Direction, stream_id: int, stream: _Stream, offset: int, data: bytes, events: list[Event]
@@ -327,12 +339,9 @@ class GrpcConnection:
         if stream.opaque[direction]:
             events.append(Skipped(direction, offset, len(data), "a body that is no gRPC"))
             return
-        assembler = stream.assemblers[direction]
-        if assembler is None:
-            assembler = stream.assemblers[direction] = Assembler()
+        assembler = stream.assemblers[direction] or Assembler()
         self._deliver(direction, stream_id, stream, assembler.feed(offset, data), events)
-        if assembler.idle:
-            stream.assemblers[direction] = None
+        stream.set_assembler(direction, None if assembler.idle else assembler)
 
     def _deliver(
         self, direction: Direction, stream_id: int, stream: _Stream, items: list[Message | Unread], events: list[Event]
@@ -349,20 +358,22 @@ class GrpcConnection:
                 events.append(Skipped(direction, item.offset, item.length, item.reason))
 
     def _end_request(self, stream_id: int, stream: _Stream, offset: int, events: list[Event]) -> None:
-        state, complaint = TRANSITIONS[stream.state, Input.REQUEST_END]
+        state, complaint = TRANSITIONS[stream.state, _REQUEST_END]
         if complaint:
             events.append(Malformed(_REQUEST, offset, complaint, b"", stream_id))
             return
-        self._check_unfinished(stream_id, stream, _REQUEST, events)
+        if stream.assemblers[0] is not None:
+            self._check_unfinished(stream_id, stream, _REQUEST, events)
         stream.state = state
-        events.append(CallHalfClosed(stream_id, _REQUEST))
+        events.append(_new(CallHalfClosed, (stream_id, _REQUEST)))
 
     def _end_response(
         self, stream_id: int, stream: _Stream, offset: int, head: ResponseHead, events: list[Event]
     ) -> None:
-        self._check_unfinished(stream_id, stream, _RESPONSE, events)
+        if stream.assemblers[1] is not None:
+            self._check_unfinished(stream_id, stream, _RESPONSE, events)
         del self._streams[stream_id]
-        events.append(CallEnded(stream_id, _RESPONSE, offset, head.status, None, head.metadata))
+        events.append(_new(CallEnded, (stream_id, _RESPONSE, offset, head.status, None, head.metadata)))
 
     def _reset(self, stream_id: int, direction: Direction, offset: int, code: int, events: list[Event]) -> None:
         del self._streams[stream_id]
@@ -377,19 +388,19 @@ class GrpcConnection:
     def _missing_state(self, stream_id: int) -> State:
         """Return the state of a stream that is not open: ids rise, so one that was seen to be passed has ended."""
         seen = self._seen_from is not None and self._seen_from <= stream_id <= self._highest_id
-        return State.ENDED if seen else State.IDLE
+        return _ENDED if seen else _IDLE
 
     def _stream(self, direction: Direction, frame: Frame | PartialFrame, events: list[Event]) -> _Stream | None:
         """Return a frame's stream, opened as not seen where that is so; None if it has ended."""
         stream_id = frame.stream_id
         stream = self._streams.get(stream_id)
-        if stream is not None or self._missing_state(stream_id) is State.ENDED:
+        if stream is not None or self._missing_state(stream_id) is _ENDED:
             return stream
         if not stream_id & 1:
             events.append(Skipped(direction, frame.offset, HEADER_SIZE, "a frame of a stream that the server opened"))
             return None
         stream = self._streams[stream_id] = _Stream(State.OPEN)
-        stream.assemblers = [Assembler(middle=True), Assembler(middle=True)]
+        stream.assemblers = (Assembler(middle=True), Assembler(middle=True))
         offset = 0 if direction else frame.offset
         events.append(CallOpened(stream_id, offset, "", "", (), None, False))
         return stream
@@ -420,9 +431,9 @@ class GrpcConnection:
         """Take a frame with a gap in it; the gap itself is told by a Skipped."""
         if frame.type == HEADERS:
             if direction:
-                self._answer(frame, NO_RESPONSE, events)
+                self._response_headers(frame, events)
             else:
-                self._open(frame, NO_REQUEST, events)
+                self._request_headers(frame, events)
         elif frame.type == DATA:
             stream = self._stream(direction, frame, events)
             if stream is None:
@@ -431,9 +442,8 @@ class GrpcConnection:
             if frame.flags & PADDED:
                 padding = head[0] if head else 0
                 offset, length, head = offset + 1, length - 1 - padding, head[1:]
-            assembler = stream.assemblers[direction]
-            if assembler is None:
-                assembler = stream.assemblers[direction] = Assembler()
+            assembler = stream.assemblers[direction] or Assembler()
+            stream.set_assembler(direction, assembler)
             head = head[: max(0, length)]
             self._deliver(direction, stream_id := frame.stream_id, stream, assembler.feed(offset, head), events)
             lost = length - len(head)
@@ -450,6 +460,6 @@ class GrpcConnection:
         for stream_id, stream in self._streams.items():
             assembler = stream.assemblers[direction]
             if assembler is None:
-                stream.assemblers[direction] = Assembler(middle=True)
+                stream.set_assembler(direction, Assembler(middle=True))
             else:
                 self._deliver(direction, stream_id, stream, assembler.lose(), events)

@@ -46,6 +46,9 @@ NO_REQUEST = RequestHead("", "", (), None, "", "")
 NO_RESPONSE = ResponseHead((), "", False, None, "")
 """Stand for headers that can't be read."""
 
+_REQUEST_NAMES = frozenset(
+    (":path", ":method", ":scheme", ":authority", "content-type", "grpc-timeout", "grpc-encoding", UNKNOWN)
+)
 _UNITS = {"H": 3_600_000_000_000, "M": 60_000_000_000, "S": 1_000_000_000, "m": 1_000_000, "u": 1_000, "n": 1}
 _CONTENT_TYPE = re.compile(r"application/grpc([+;]|\Z)")
 _TIMEOUT = re.compile(r"[0-9]{1,8}[HMSmun]\Z")
@@ -59,25 +62,27 @@ def read_request(headers: Sequence[Header]) -> RequestHead:
     path = http_method = content_type = encoding = ""
     timeout_ns: int | None = None
     unknown = False
-    for name, value in headers:
-        if name.startswith(":"):
+    for header in headers:
+        name, value = header
+        if name in _REQUEST_NAMES:
             if name == ":path":
                 path = value
             elif name == ":method":
                 http_method = value
-            continue
-        if name == "grpc-timeout":
-            timeout_ns = parse_timeout(value)
-        elif name == "content-type":
-            content_type = value
-        elif name == "grpc-encoding":
-            encoding = value
-        elif name == UNKNOWN or value == UNKNOWN:
-            unknown = True
-        if name.endswith("-bin"):
+            elif name == "content-type":
+                content_type = value
+            elif name == "grpc-timeout":
+                timeout_ns = parse_timeout(value)
+            elif name == "grpc-encoding":
+                encoding = value
+            elif name == UNKNOWN:
+                unknown = True
+            if name[0] == ":":
+                continue
+        elif name[-4:] == "-bin":
             metadata += _binary(name, value)
-        else:
-            metadata.append((name, value if value.isascii() else _text(value)))
+            continue
+        metadata.append(header if value.isascii() else (name, _text(value)))
     slash = path.rfind("/")
     service, method = (path[1:slash], path[slash + 1 :]) if slash > 0 and path[0] == "/" else ("", _text(path))
     problem = ""

@@ -20,8 +20,9 @@ from dissectors.hpack import Decoder
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """What a client sends first (§3.4)."""
-HEADER = Struct(">IBI")
-"""length << 8 | type, flags, stream id with its reserved bit: the fast form of `layouts.HTTP2_HEADER`."""
+HEADER = Struct(">BHHI")
+"""The fast form of `layouts.HTTP2_HEADER`, in the groups that are looked at: length >> 16 and the rest of it,
+type << 8 | flags, stream id with its reserved bit."""
 HEADER_SIZE = 9
 SETTING = Struct(">HI")
 """The fast form of one entry of `layouts.HTTP2_SETTINGS`."""
@@ -72,6 +73,12 @@ _LENGTHS = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
 _ON_STREAM_ZERO = frozenset((SETTINGS, PING, GOAWAY))
 _ON_A_STREAM = frozenset((PRIORITY, RST_STREAM, PUSH_PROMISE, CONTINUATION))
 _WITH_BLOCK = frozenset((HEADERS, PUSH_PROMISE))
+_OF_NO_CALL = {WINDOW_UPDATE << 8: 4, PING << 8: 8, PING << 8 | ACK: 8}
+"""type << 8 | flags of the frames that come most often and tell nothing of a call, and their length."""
+_PLAIN = frozenset(
+    (DATA << 8, DATA << 8 | END_STREAM, HEADERS << 8 | END_HEADERS, HEADERS << 8 | END_HEADERS | END_STREAM)
+)
+"""type << 8 | flags of the frames whose payload is to be taken as it is."""
 _PADDABLE = frozenset((DATA, HEADERS, PUSH_PROMISE))
 _ID_MASK = 0x7FFFFFFF
 
@@ -179,11 +186,12 @@ class FrameReader:
         items: list[Item] = []
         self._started = True
         if self._unsound_since is None and len(self._buffer) >= HEADER_SIZE:
-            word, flags, stream_id = HEADER.unpack_from(self._buffer)
-            kind, length, head = word & 0xFF, word >> 8, bytes(self._buffer[HEADER_SIZE:])
+            high, length, kind_flags, stream_id = HEADER.unpack_from(self._buffer)
+            length, kind, head = high << 16 | length, kind_flags >> 8, bytes(self._buffer[HEADER_SIZE:])
             if kind in _WITH_BLOCK:
                 self._miss_block(items)
-            items.append(PartialFrame(self._offset, kind, flags, stream_id & _ID_MASK, length, head))
+            flags, stream_id = kind_flags & 0xFF, stream_id & _ID_MASK
+            items.append(PartialFrame(self._offset, kind, flags, stream_id, length, head))
             self._skip = length - len(head)
             self._offset += len(self._buffer)
             self._buffer.clear()
@@ -229,29 +237,40 @@ class FrameReader:
         self._need = HEADER_SIZE
         if not self._started and size:
             position = self._start(data, items)
-        unpack, limit = HEADER.unpack_from, self._max_frame
-        while size - position >= HEADER_SIZE and self._started:
-            if self._unsound_since is not None:
+        unpack, new, limit = HEADER.unpack_from, tuple.__new__, self._max_frame
+        while self._started:
+            if self._unsound_since is None and self._block is None:
+                while size - position >= HEADER_SIZE:  # what nearly all frames are; on all others, go on below
+                    high, length, kind_flags, stream_id = unpack(data, position)
+                    start = position + HEADER_SIZE
+                    end = start + length
+                    if high or end > size:
+                        break
+                    if kind_flags in _PLAIN and 0 < stream_id <= _ID_MASK and length <= limit:
+                        frame = (offset + position, kind_flags >> 8, kind_flags & 0xFF, stream_id, data[start:end])
+                        items.append(new(Frame, frame))
+                    elif _OF_NO_CALL.get(kind_flags) != length or (stream_id and length == 8):
+                        break
+                    position = end
+            elif self._unsound_since is not None:
                 position = self._seek(data, position, final, items)
                 if self._unsound_since is not None:
                     break
-            word, flags, stream_id = unpack(data, position)
-            kind, length = word & 0xFF, word >> 8
+            if size - position < HEADER_SIZE:
+                break
+            high, length, kind_flags, stream_id = unpack(data, position)
+            length, kind, stream_id = high << 16 | length, kind_flags >> 8, stream_id & _ID_MASK
             start = position + HEADER_SIZE
             end = start + length
-            if length > limit or _is_unsound(kind, length, stream_id & _ID_MASK):
-                evidence = data[position:start]
-                items.append(Malformed(self._direction, offset + position, NO_FRAME, evidence, None))
+            if length > limit or _is_unsound(kind, length, stream_id):
+                items.append(Malformed(self._direction, offset + position, NO_FRAME, data[position:start], None))
                 self._lose_sync(offset + position, items)
                 position += 1
                 continue
             if end > size:
                 self._need = end - position
                 break
-            if kind == DATA and not flags & PADDED and self._block is None:
-                items.append(Frame(offset + position, DATA, flags, stream_id & _ID_MASK, data[start:end]))
-            else:
-                self._other(offset + position, kind, flags, stream_id & _ID_MASK, data[start:end], items)
+            self._other(offset + position, kind, kind_flags & 0xFF, stream_id, data[start:end], items)
             position = end
         self._offset = offset + position
         if position < size:
@@ -280,7 +299,7 @@ class FrameReader:
         return 0
 
     def _other(self, offset: int, kind: int, flags: int, stream_id: int, payload: bytes, items: list[Item]) -> None:
-        """Take a frame that is not a plain DATA: padding, priority and header blocks."""
+        """Take a frame with padding or priority, of a split header block, or of a rarer type."""
         if kind > CONTINUATION:
             length = HEADER_SIZE + len(payload)
             items.append(Skipped(self._direction, offset, length, f"HTTP/2 frame of unknown type 0x{kind:x}"))
@@ -351,7 +370,7 @@ class FrameReader:
         """
         for match in _SOUND.finditer(data, position):
             start = match.start()
-            length = HEADER.unpack_from(data, start)[0] >> 8
+            length = int.from_bytes(data[start : start + 3], "big")
             end = start + HEADER_SIZE + length
             if length > DEFAULT_MAX_FRAME_SIZE:
                 continue
@@ -369,7 +388,8 @@ class FrameReader:
     def _malformed(
         self, offset: int, kind: int, flags: int, stream_id: int, payload: bytes, reason: str, items: list[Item]
     ) -> None:
-        evidence = HEADER.pack(len(payload) << 8 | kind, flags, stream_id)
+        length = len(payload)
+        evidence = HEADER.pack(length >> 16, length & 0xFFFF, kind << 8 | flags, stream_id)
         items.append(Malformed(self._direction, offset, reason, evidence, stream_id or None))
 
 

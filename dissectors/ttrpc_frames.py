@@ -153,7 +153,7 @@ class FrameReader:
     def _cut(self, data: bytes, final: bool = False) -> list[Item]:
         """Return the frames at the beginning of `data`; keep the rest in the buffer."""
         items: list[Item] = []
-        limit, unpack, offset = self._limit, HEADER.unpack_from, self._offset
+        limit, unpack, new, offset = self._limit, HEADER.unpack_from, tuple.__new__, self._offset
         position, size = 0, len(data)
         self._need = HEADER_SIZE
         if not offset and self._unsound_since is None and size >= HEADER_SIZE and not _may_start(data):
@@ -171,7 +171,8 @@ class FrameReader:
                 if end > size:
                     self._need = HEADER_SIZE + length
                     break
-                items.append(Frame(offset + position, stream_id, type_, flags, data[position + HEADER_SIZE : end]))
+                payload = data[position + HEADER_SIZE : end]
+                items.append(new(Frame, (offset + position, stream_id, type_, flags, payload)))
                 position = end
             elif length > _LENGTH_MAX:
                 evidence = data[position : position + HEADER_SIZE]

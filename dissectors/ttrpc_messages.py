@@ -55,8 +55,10 @@ def parse_request(data: bytes) -> Request:
             tag = data[position]
             number = data[position + 1]
             position += 2
-            if tag > 127 or number > 127 or tag & 5 or tag < 8:
+            if tag > 127 or tag & 5 or tag < 8:
                 tag, number, position = _long_field(data, position - 2)
+            elif number > 127:
+                number, position = _varint(data, position - 1)
             if tag & 7 == 2:
                 start = position
                 position += number
@@ -188,8 +190,10 @@ def _fields(data: bytes) -> list[tuple[int, int, bytes]]:
             tag = data[position]
             number = data[position + 1]
             position += 2
-            if tag > 127 or number > 127 or tag & 5 or tag < 8:  # only varints (0) and bytes (2) have no bit in 5
+            if tag > 127 or tag & 5 or tag < 8:  # of the wire types, only varint (0) and bytes (2) have no bit of 5
                 tag, number, position = _long_field(data, position - 2)
+            elif number > 127:
+                number, position = _varint(data, position - 1)
             if tag & 7 == 2:
                 start, position = position, position + number
                 fields.append((tag, number, data[start:position]))
