@@ -65,16 +65,16 @@ class CriClient:
         service: str,
         method: str,
         *,
-        timeout: float = 60,
+        deadline: float = 60,
         metadata: tuple[tuple[str, str | bytes], ...] = (),
-        **fields: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401  the answer's class is made from a schema
+        **fields: Any,
+    ) -> Any:
         """Make a unary call; return its answer. Raises grpc.RpcError; either way the call is recorded."""
         start, code = time.time(), "OK"
         path, request, answer = self._method(service, method)
         try:
             rpc = self._channel.unary_unary(path, request.SerializeToString, answer.FromString)
-            return rpc(request(**fields), timeout=timeout, metadata=metadata)
+            return rpc(request(**fields), timeout=deadline, metadata=metadata)
         except grpc.RpcError as error:
             code = code_name(error.code())
             raise
@@ -102,7 +102,7 @@ class CriClient:
 class ServerStream:
     """An open server-streaming call and what it has brought so far."""
 
-    def __init__(self, rpc: Any, ended: Callable[[str], None]) -> None:  # noqa: ANN401  grpcio has no public name for it
+    def __init__(self, rpc: Any, ended: Callable[[str], None]) -> None:
         self.messages: list[Any] = []
         self._rpc, self._ended = rpc, ended
         self._thread = threading.Thread(target=self._read)
@@ -154,7 +154,7 @@ class Pod:
             },
         }
 
-    def runtime(self, method: str, **fields: Any) -> Any:  # noqa: ANN401
+    def runtime(self, method: str, **fields: Any) -> Any:
         return self.client.call(f"{self.api}.RuntimeService", method, **fields)
 
     def run(self) -> str:
