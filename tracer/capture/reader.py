@@ -81,6 +81,8 @@ class CaptureFile:
             self._found += self._read()
         if self._reader is None:
             what = "is no pcapng or pcap file" if self.position else "is empty, no capture"
+            if self._gzip is not None and self._gzip.error:
+                what = self._gzip.error
             raise PodwireError(f"{self.name}: {what}")
 
     def read_available(self) -> list[Packet | Notice]:
@@ -176,11 +178,11 @@ class CaptureFile:
         return self._feed(head)
 
     def _decompress(self, gunzip: _Gunzip) -> list[Packet | Notice]:
-        data = gunzip.get()
-        if gunzip.error:
+        found = self._feed(gunzip.get())
+        if gunzip.error and not self._over:
             self._over = self.at_end = True
-            return [Notice(gunzip.given, gunzip.error, fatal=True)]
-        return self._feed(data)
+            found.append(Notice(gunzip.given, gunzip.error, fatal=True))
+        return found
 
 
 class _Gunzip:
@@ -215,12 +217,30 @@ class _Gunzip:
                 return b""
             self._member = zlib.decompressobj(wbits=31)
         self._begun = True
+        before = self._member.copy()  # zlib gives nothing of a piece in which it finds an error
         try:
             data = self._member.decompress(self._compressed, CHUNK)
         except zlib.error as error:
             self.error = f"the gzip data is damaged: {error}"
-            return b""
+            data = _until_damage(before, self._compressed)
+            self._compressed = b""
+            self.more = False
+            self.given += len(data)
+            return data
         self._compressed = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
         self.more = len(data) == CHUNK or bool(self._compressed)
         self.given += len(data)
         return data
+
+
+def _until_damage(member: zlib._Decompress, compressed: bytes) -> bytes:
+    """Return what comes out of a piece before the byte at which it is damaged, `CHUNK` at most."""
+    data = b""
+    for at in range(len(compressed)):
+        try:
+            data += member.decompress(compressed[at : at + 1], CHUNK - len(data))
+        except zlib.error:
+            break
+        if len(data) == CHUNK:
+            break
+    return data

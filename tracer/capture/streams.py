@@ -46,7 +46,8 @@ class Stream:
     def start(self, sequence: int) -> None:
         """Take the sequence number of the first byte."""
         self.base = sequence & _MASK
-        self.started = self.steady = True
+        self.started = True
+        self.steady = not self.closed
 
     def segment(self, sequence: int, payload: bytes, missing: int, fin: bool) -> list[Piece]:
         """Take one segment (`missing` bytes of its payload were not captured); return what can be given out now."""
