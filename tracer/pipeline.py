@@ -6,7 +6,6 @@ It joins the stages (flows, dissectors, calls) and knows nothing of files, proto
 from __future__ import annotations
 
 from dissectors.detect import open_dissector
-
 from dissectors.events import CallOpened, Dissector, Event
 from protos.hops import hop_of_service
 from tracer.calls import Call, CallTracker, Finding, Update
@@ -20,7 +19,7 @@ NOT_DECODED = frozenset({"nri"})
 
 
 class _Stream:
-    """One flow's way through the stages."""
+    """One flow's way through the stages. `sent` counts the bytes of one that is not decoded."""
 
     __slots__ = ("closed", "dissector", "flow", "sent")
 
@@ -48,16 +47,11 @@ class Decoder:
         self.packets += 1
         if item.time_ns > self.now_ns:
             self.now_ns = item.time_ns
-        updates: list[Update] = []
-        for event in self._flows.feed(item):
-            self._take(event, updates)
-        return updates
+        return self._take(self._flows.feed(item))
 
     def finish(self) -> list[Update]:
         """Tell that there are no more packets. What is open stays open: see `open_calls`."""
-        updates: list[Update] = []
-        for event in self._flows.finish(self.now_ns):
-            self._take(event, updates)
+        updates = self._take(self._flows.finish(self.now_ns))
         updates += [_counted(stream, self.now_ns) for stream in self._streams.values() if stream.dissector is None]
         return updates
 
@@ -65,51 +59,70 @@ class Decoder:
         """What has no end yet, oldest first."""
         return self._tracker.open_calls()
 
-    def _take(self, event: FlowEvent, updates: list[Update]) -> None:
-        flow = event.flow
-        stream = self._streams.get(flow.id)
-        if stream is None:
-            wanted = flow.hop not in NOT_DECODED
-            stream = _Stream(flow, open_dissector(EXPECTED.get(flow.hop)) if wanted else None)
-            self._streams[flow.id] = stream
-            if not wanted:
-                reason = f"hop {flow.hop} is not decoded yet; its bytes are only counted"
-                updates.append(Finding("notice", event.time_ns, reason, flow))
-        dissector = stream.dissector
-        if isinstance(event, FlowData):
-            stream.sent[event.direction] += len(event.data)
-            if dissector is not None:
-                told = dissector.feed(event.direction, event.data)
+    def _take(self, events: list[FlowEvent]) -> list[Update]:
+        updates: list[Update] = []
+        for event in events:
+            flow = event.flow
+            stream = self._streams.get(flow.id)
+            if stream is None:
+                stream = self._open(flow, event.time_ns, updates)
+            if isinstance(event, FlowData):
+                if stream.dissector is None:
+                    stream.sent[event.direction] += len(event.data)
+                    continue
+                told = stream.dissector.feed(event.direction, event.data)
                 if told:
-                    self._tell(flow, dissector, event.time_ns, told, updates)
-        elif isinstance(event, FlowGap):
-            self._gap(event, stream, updates)
-        elif isinstance(event, FlowClosed):
-            if dissector is not None:
-                self._tell(flow, dissector, event.time_ns, dissector.close(event.direction), updates)
-            updates += self._tracker.closed(flow, event.time_ns, event.direction, event.reset)
-            stream.closed[event.direction] = True
-            if all(stream.closed):
-                if dissector is None:
-                    updates.append(_counted(stream, event.time_ns))
-                del self._streams[flow.id]
+                    updates += self._tell(stream, event.time_ns, told)
+            elif isinstance(event, FlowGap):
+                updates += self._gap(stream, event)
+            elif isinstance(event, FlowClosed):
+                updates += self._closed(stream, event)
+        return updates
 
-    def _tell(self, flow: Flow, dissector: Dissector, time_ns: int, told: list[Event], updates: list[Update]) -> None:
+    def _open(self, flow: Flow, time_ns: int, updates: list[Update]) -> _Stream:
+        if flow.hop in NOT_DECODED:
+            reason = f"hop {flow.hop} is not decoded yet; its bytes are only counted"
+            updates.append(Finding("notice", time_ns, reason, flow))
+            dissector = None
+        else:
+            dissector = open_dissector(EXPECTED.get(flow.hop))
+        stream = self._streams[flow.id] = _Stream(flow, dissector)
+        return stream
+
+    def _tell(self, stream: _Stream, time_ns: int, told: list[Event]) -> list[Update]:
+        flow = stream.flow
         if not flow.hop:
             for event in told:
                 if isinstance(event, CallOpened) and event.service:
                     flow.hop = hop_of_service(event.service) or ""
                     break
-        updates += self._tracker.feed(flow, dissector.protocol, time_ns, told)
+        protocol = stream.dissector.protocol if stream.dissector is not None else ""
+        return self._tracker.feed(flow, protocol, time_ns, told)
 
-    def _gap(self, event: FlowGap, stream: _Stream, updates: list[Update]) -> None:
-        offset = stream.sent[event.direction]
-        stream.sent[event.direction] += event.count
-        updates.append(Finding("gap", event.time_ns, "not captured", event.flow, event.direction, offset, event.count))
-        self._tracker.gap(event.flow)
+    def _gap(self, stream: _Stream, event: FlowGap) -> list[Update]:
+        flow, direction, time_ns, count = event
+        dissector = stream.dissector
+        if dissector is None:
+            offset = stream.sent[direction]
+            stream.sent[direction] += count
+            return [Finding("gap", time_ns, "lost", flow, direction, offset, count)]
+        self._tracker.gap(flow)
+        updates = self._tell(stream, time_ns, dissector.lost(direction, count))  # a Skipped of the gap is among them
+        self._tracker.gap(flow)  # a frame with a hole may have opened a call
+        return updates
+
+    def _closed(self, stream: _Stream, event: FlowClosed) -> list[Update]:
+        flow, direction, time_ns, reset = event
+        updates: list[Update] = []
         if stream.dissector is not None:
-            told = stream.dissector.lost(event.direction, event.count)
-            self._tell(event.flow, stream.dissector, event.time_ns, told, updates)
+            updates += self._tell(stream, time_ns, stream.dissector.close(direction))
+        updates += self._tracker.closed(flow, time_ns, direction, reset)
+        stream.closed[direction] = True
+        if all(stream.closed):
+            if stream.dissector is None:
+                updates.append(_counted(stream, time_ns))
+            del self._streams[flow.id]
+        return updates
 
 
 def _counted(stream: _Stream, time_ns: int) -> Finding:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -140,9 +139,6 @@ def _print_json(calls: list[Call], registry: Registry, end_ns: int) -> None:
     printer = JsonPrinter(sys.stdout.write, registry, Renderer(registry))
     hung, waiting = apart(calls)
     for call in hung + waiting:
-        shown = printer.call(call)
-        shown["age_ns"] = max(0, end_ns - call.start_ns)
-        shown["meant_to_wait"] = meant_to_wait(call.service, call.method)
-        if call.deadline_ns is not None:
-            shown["deadline_left_ns"] = call.deadline_ns - end_ns
-        print(json.dumps(shown, separators=(",", ":")))
+        age = max(0, end_ns - call.start_ns)
+        more = {} if call.deadline_ns is None else {"deadline_left_ns": call.deadline_ns - end_ns}
+        print(printer.call(call, age_ns=age, meant_to_wait=meant_to_wait(call.service, call.method), **more))

@@ -3,7 +3,7 @@
 One entry reads `request items → response items`; an item is `[label=]path[/path][:form]`, where a path goes through
 submessages by dots. Fields at their default are left out, but for enums and the forms `count`, `always` and `exit`:
 
-    id       the first 13 characters           bytes    how many bytes            count    how many      
+    id       the first 13 characters           bytes    how many bytes            count    how many
     digest   algorithm and 12 digits           words    a command line            always   a number, zero too
     signal   SIGTERM for 15                    seconds  a time-out                exit     `exit 3`
     exec     left out if it is the container's own id

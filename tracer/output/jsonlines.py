@@ -9,9 +9,9 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from dissectors.events import Direction, Metadata, Status
+from dissectors.events import Metadata, Status
 from dissectors.render import Renderer
 from protos.registry import Registry
 from tracer.calls import Call, CallUpdate, Finding, Message, Update
@@ -25,6 +25,9 @@ STATUS_TYPE = "google.rpc.Status"
 KEPT_CONNECTIONS = 4096
 """Connections whose rendered ends are kept; a trace of weeks sees more."""
 SIDES = ("request", "response")
+ENDS = ("client", "server")
+
+_quote = json.encoder.encode_basestring_ascii
 
 JSONObject = dict[str, Any]
 
@@ -37,10 +40,11 @@ class JsonPrinter:
         self._registry = registry
         self._renderer = renderer
         self._stamps = Stamps()
-        self._encode = json.JSONEncoder(separators=(",", ":")).encode
+        # What is encoded was just made from bytes: it cannot contain itself.
+        self._encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
         self._open: dict[int, Call] = {}
-        self._connections: dict[int, JSONObject] = {}
-        self._types: dict[tuple[str, str], tuple[str, str, bool]] = {}
+        self._connections: dict[int, str] = {}
+        self._methods: dict[tuple[str, str], _Method] = {}
 
     def update(self, update: Update) -> None:
         """Take what changed."""
@@ -49,9 +53,9 @@ class JsonPrinter:
                 self._open[update.call.number] = update.call
             elif update.kind == "ended":
                 self._open.pop(update.call.number, None)
-                self._write(self._encode(self.call(update.call)) + "\n")
+                self._write(self.call(update.call) + "\n")
         else:
-            self._write(self._encode(self.finding(update)) + "\n")
+            self._write(self.finding(update) + "\n")
 
     def tick(self, now_ns: int) -> None:
         """Nothing here depends on time."""
@@ -59,65 +63,59 @@ class JsonPrinter:
     def finish(self, end_ns: int | None = None) -> None:
         """Print the calls that have no end in this capture, in the order of their starts."""
         for number in sorted(self._open):
-            self._write(self._encode(self.call(self._open[number])) + "\n")
+            self._write(self.call(self._open[number]) + "\n")
         self._open.clear()
 
-    def call(self, call: Call) -> JSONObject:
-        """The object of one call, as docs/json.md has it."""
-        input_type, output_type, streamed = self._method_types(call.service, call.method)
-        messages = [self._message(call, message, input_type, output_type) for message in call.messages]
-        shown: JSONObject = {
-            "v": VERSION,
-            "kind": "call",
-            "call": call.number,
-            "state": call.state.value,
-            "time": self._stamps.text(call.start_ns),
-            "duration_ns": None if call.end_ns is None else call.end_ns - call.start_ns,
-            "hop": call.hop,
-            "protocol": call.protocol,
-            "service": call.service,
-            "method": call.method,
-            "id": _identity(call, messages, streamed=streamed),
-            "status": None if call.status is None else self._status(call.status),
-            **self._connection(call.flow),
-            "stream": call.stream_id,
-            "seen_start": call.seen_start,
-            "request_bytes": call.request_bytes,
-            "response_bytes": call.response_bytes,
-            "messages": messages,
-            "dropped_messages": call.dropped_messages,
-        }
-        if call.timeout_ns is not None:
-            shown["timeout_ns"] = call.timeout_ns
-        if call.end_ns is not None and call.deadline_passed(call.end_ns):
-            shown["deadline_passed"] = True
-        if call.ended_by is not None:
-            shown["ended_by"] = "client" if call.ended_by is Direction.REQUEST else "server"
-        if call.reset is not None:
-            shown["reset"] = {"code": call.reset, "name": reset_name(call.reset)}
-        if call.gap:
-            shown["gap"] = True
-        if call.note:
-            shown["note"] = call.note
-        if call.metadata:
-            shown["metadata"] = _metadata(call.metadata)
-        if call.response_metadata:
-            shown["response_metadata"] = _metadata(call.response_metadata)
-        if call.trailers:
-            shown["trailers"] = _metadata(call.trailers)
-        return shown
+    def call(self, call: Call, **more: object) -> str:
+        """The object of one call, as docs/json.md has it, with `more` at its end; no line end.
 
-    def finding(self, finding: Finding) -> JSONObject:
-        """The object of a gap, of malformed bytes or of a notice."""
+        It is put together from encoded pieces: a dict of dicts for the encoder costs three times as much.
+        """
+        method = self._methods.get((call.service, call.method)) or self._method(call.service, call.method)
+        bodies: list[JSONObject | None] = [None, None]  # of the first message of each side
+        messages = ",".join([self._message(call, message, method, bodies) for message in call.messages])
+        end_ns = call.end_ns
+        pieces = [
+            f'{{"v":{VERSION},"kind":"call","call":{call.number},"state":"{call.state.value}",'
+            f'"time":"{self._stamps.text(call.start_ns)}",'
+            f'"duration_ns":{"null" if end_ns is None else end_ns - call.start_ns},'
+            f'"hop":{_quote(call.hop)},"protocol":{_quote(call.protocol)},{method.names},'
+            f'"id":{_quote(_identity(method, bodies))},'
+            f'"status":{"null" if call.status is None else self._status(call.status)},{self._connection(call.flow)},'
+            f'"stream":{call.stream_id},"seen_start":{"true" if call.seen_start else "false"},'
+            f'"request_bytes":{call.request_bytes},"response_bytes":{call.response_bytes},'
+            f'"messages":[{messages}],"dropped_messages":{call.dropped_messages}'
+        ]
+        if call.timeout_ns is not None:
+            pieces.append(f'"timeout_ns":{call.timeout_ns}')
+            if end_ns is not None and call.deadline_passed(end_ns):
+                pieces.append('"deadline_passed":true')
+        if call.ended_by is not None:
+            pieces.append(f'"ended_by":"{ENDS[call.ended_by]}"')
+        if call.reset is not None:
+            pieces.append(f'"reset":{{"code":{call.reset},"name":"{reset_name(call.reset)}"}}')
+        if call.gap:
+            pieces.append('"gap":true')
+        if call.note:
+            pieces.append(f'"note":{_quote(call.note)}')
+        if call.metadata:
+            pieces.append(f'"metadata":{_metadata(call.metadata)}')
+        if call.response_metadata:
+            pieces.append(f'"response_metadata":{_metadata(call.response_metadata)}')
+        if call.trailers:
+            pieces.append(f'"trailers":{_metadata(call.trailers)}')
+        if more:
+            pieces.append(self._encode(more)[1:-1])
+        return ",".join(pieces) + "}"
+
+    def finding(self, finding: Finding) -> str:
+        """The object of a gap, of malformed bytes or of a notice; no line end."""
         shown: JSONObject = {
             "v": VERSION,
             "kind": finding.kind,
             "time": self._stamps.text(finding.time_ns),
             "reason": finding.reason,
         }
-        if finding.flow is not None:
-            shown["hop"] = finding.flow.hop
-            shown |= self._connection(finding.flow)
         if finding.direction is not None:
             shown["direction"] = SIDES[finding.direction]
         if finding.offset is not None:
@@ -125,62 +123,81 @@ class JsonPrinter:
         if finding.length:
             shown["length"] = finding.length
         if finding.evidence:
-            shown["evidence_base64"] = base64.b64encode(finding.evidence).decode()
+            shown["evidence_base64"] = _base64(finding.evidence)
         if finding.call is not None:
             shown["call"] = finding.call.number
         if finding.fatal:
             shown["fatal"] = True
-        return shown
+        text = self._encode(shown)
+        if finding.flow is None:
+            return text
+        return f'{text[:-1]},"hop":{_quote(finding.flow.hop)},{self._connection(finding.flow)}}}'
 
-    def _method_types(self, service: str, method: str) -> tuple[str, str, bool]:
-        types = self._types.get((service, method))
-        if types is None:
-            found = self._registry.method(service, method)
-            types = ("", "", False)
-            if found is not None:
-                types = (found.input_type, found.output_type, found.server_streaming)
-            self._types[service, method] = types
-        return types
+    def _method(self, service: str, method: str) -> _Method:
+        names = f'"service":{_quote(service)},"method":{_quote(method)}'
+        if service in EVENT_CARRIERS and method == "Forward":
+            paths = tuple(tuple(f"envelope.event.{path}".split(".")) for path in EVENT_ID_PATHS)
+        else:
+            paths = tuple(tuple(path.split(".")) for path in ID_PATHS.get(service, ()))
+        found = self._registry.method(service, method)
+        if found is None:
+            made = _Method(names, ("", ""), ("", ""), paths, 2)
+        else:
+            types = found.input_type, found.output_type
+            labels = f'"type":{_quote(types[0])},"body":', f'"type":{_quote(types[1])},"body":'
+            made = _Method(names, types, labels, paths, 1 if found.server_streaming else 2)
+        self._methods[service, method] = made
+        return made
 
-    def _message(self, call: Call, message: Message, input_type: str, output_type: str) -> JSONObject:
-        type_name = output_type if message.direction else input_type
-        shown: JSONObject = {
-            "number": message.number,
-            "direction": SIDES[message.direction],
-            "after_ns": message.time_ns - call.start_ns,
-            "offset": message.offset,
-            "length": message.length,
-        }
-        if message.note:
-            shown["note"] = message.note
-        if message.payload is not None:
-            if type_name:
-                shown["type"] = type_name
-                shown["body"] = self._renderer.to_json(type_name, message.payload)
-            else:
-                shown["body_base64"] = base64.b64encode(message.payload).decode()
-        return shown
+    def _message(self, call: Call, message: Message, method: _Method, bodies: list[JSONObject | None]) -> str:
+        number, time_ns, direction, offset, length, payload, note = message
+        text = (
+            f'{{"number":{number},"direction":"{SIDES[direction]}","after_ns":{time_ns - call.start_ns},'
+            f'"offset":{offset},"length":{length}'
+        )
+        if note:
+            text = f'{text},"note":{_quote(note)}'
+        if payload is None:
+            return text + "}"
+        type_name = method.types[direction]
+        if not type_name:
+            return f'{text},"body_base64":"{_base64(payload)}"}}'
+        body = self._renderer.to_json(type_name, payload)
+        if bodies[direction] is None:
+            bodies[direction] = body
+        return f"{text},{method.labels[direction]}{self._encode(body) if body else '{}'}}}"
 
-    def _status(self, status: Status) -> JSONObject:
+    def _status(self, status: Status) -> str:
+        if not status.code and not status.message and not status.details:
+            return '{"code":0,"name":"OK"}'
         shown: JSONObject = {"code": status.code, "name": status_name(status.code)}
         if status.message:
             shown["message"] = status.message
         if status.details:
             shown["details"] = self._renderer.to_json(STATUS_TYPE, status.details).get("details", [])
-        return shown
+        return self._encode(shown)
 
-    def _connection(self, flow: Flow) -> JSONObject:
-        shown = self._connections.get(flow.id)
-        if shown is None:
-            shown = {"connection": flow.id}
-            if flow.socket:
-                shown["socket"] = flow.socket
-            shown["client"] = _endpoint(flow.client)
-            shown["server"] = _endpoint(flow.server)
+    def _connection(self, flow: Flow) -> str:
+        text = self._connections.get(flow.id)
+        if text is None:
+            socket = f'"socket":{_quote(flow.socket)},' if flow.socket else ""
+            client, server = self._encode(_endpoint(flow.client)), self._encode(_endpoint(flow.server))
+            text = f'"connection":{flow.id},{socket}"client":{client},"server":{server}'
             if len(self._connections) >= KEPT_CONNECTIONS:
                 self._connections.clear()
-            self._connections[flow.id] = shown
-        return shown
+            self._connections[flow.id] = text
+        return text
+
+
+class _Method(NamedTuple):
+    """What is the same in all calls of a method."""
+
+    names: str
+    types: tuple[str, str]
+    labels: tuple[str, str]
+    id_paths: tuple[tuple[str, ...], ...]
+    id_sides: int
+    """How many sides are looked at for the id: not the answers of a stream, which are many."""
 
 
 def _endpoint(endpoint: Endpoint) -> JSONObject:
@@ -198,23 +215,26 @@ def _endpoint(endpoint: Endpoint) -> JSONObject:
     return shown
 
 
-def _metadata(metadata: Metadata) -> list[list[str]]:
-    return [[key, base64.b64encode(value).decode() if isinstance(value, bytes) else value] for key, value in metadata]
+def _metadata(metadata: Metadata) -> str:
+    pairs = [
+        f"[{_quote(key)},{_quote(value if isinstance(value, str) else _base64(value))}]" for key, value in metadata
+    ]
+    return f"[{','.join(pairs)}]"
 
 
-def _identity(call: Call, messages: list[JSONObject], *, streamed: bool) -> str:
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _identity(method: _Method, bodies: list[JSONObject | None]) -> str:
     """The id of the pod or container that a call is about, out of what is rendered already: its request's, else its
     response's, but for a stream of many."""
-    paths: tuple[str, ...]
-    if call.service in EVENT_CARRIERS and call.method == "Forward":
-        paths = tuple(f"envelope.event.{path}" for path in EVENT_ID_PATHS)
-    else:
-        paths = ID_PATHS.get(call.service, ())
-    for side in SIDES[:1] if streamed else SIDES:
-        body = next((message.get("body") for message in messages if message["direction"] == side), None)
-        for path in paths:
+    for body in bodies[: method.id_sides]:
+        if not body:
+            continue
+        for path in method.id_paths:
             value: Any = body
-            for name in path.split("."):
+            for name in path:
                 value = value.get(name) if isinstance(value, dict) else None
             if isinstance(value, str) and value:
                 return value

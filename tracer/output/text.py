@@ -59,7 +59,9 @@ class TextPrinter:
     def update(self, update: Update) -> None:
         """Take what changed."""
         if update.time_ns > self._now_ns:
-            self.tick(update.time_ns)
+            self._now_ns = update.time_ns
+            if self._young:
+                self.tick(update.time_ns)
         if isinstance(update, CallUpdate):
             if update.kind == "opened":
                 self._young.append(update.call)
