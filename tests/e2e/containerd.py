@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+import grpc
+
 from tests.e2e.images import PAUSE_IMAGE, write_image_layout
 
 PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr", "runc")
@@ -236,13 +238,16 @@ class Containerd:
         return found
 
     def _answers(self) -> bool:
+        """CRI answers too; until it has found its pods again it says that it is not initialized."""
         if not self.running:
             return False
-        probe = subprocess.run(
-            ["ctr", "--address", self.address, "--connect-timeout", "1s", "plugins", "ls"],
-            check=False, capture_output=True, text=True,
-        )  # fmt: skip
-        return probe.returncode == 0 and re.search(r"grpc\.v1\s+cri\s.*ok", probe.stdout) is not None
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(f"unix:{self.address}", options=options) as channel:
+            try:
+                channel.unary_unary("/runtime.v1.RuntimeService/Status")(b"", timeout=1)
+            except grpc.RpcError:
+                return False
+        return True
 
     def _import_images(self) -> None:
         layout = self.base / "images.tar"

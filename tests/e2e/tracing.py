@@ -43,11 +43,11 @@ class Trace:
 
         def exchanged() -> bool:
             assert self.process is not None
-            assert self.process.poll() is None, self._errors.read_text()
+            assert self.process.poll() is None, self.errors()
             return all(os.stat(path).st_ino != inode for path, inode in zip(self._sockets, before, strict=True))
 
         try:
-            assert wait_until(exchanged, 10), self._errors.read_text()
+            assert wait_until(exchanged, 10), self.errors()
         except BaseException:
             self._end()
             raise
@@ -65,9 +65,13 @@ class Trace:
         self.process.send_signal(signal.SIGINT)
         status = self.process.wait(20)
         taken = time.monotonic() - start
-        self.out, self.said = self._output.read_bytes(), self._errors.read_text()
+        self.out, self.said = self._output.read_bytes(), self.errors()
         assert status == 0, self.said
         return taken
+
+    def errors(self) -> str:
+        """What it said on stderr so far."""
+        return self._errors.read_text()
 
     def calls(self) -> list[dict[str, Any]]:
         """What it printed so far: calls that ended, then, once it has ended, those still open; and findings."""
