@@ -1,0 +1,241 @@
+"""The JSON output and its page in docs/ say the same; nothing in it depends on when it was read."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from dissectors.events import CallMetadata, Malformed, Skipped
+from dissectors.render import Renderer
+from protos.registry import Registry
+from tests.tracer.made import (
+    FLOW,
+    MS,
+    POD,
+    REQUEST,
+    RESPONSE,
+    SECOND,
+    START,
+    Told,
+    ended,
+    made_flow,
+    message,
+    opened,
+    reset,
+)
+from tracer.calls import Finding
+from tracer.output.jsonlines import JsonPrinter
+
+if TYPE_CHECKING:
+    from tests.tracer.output.conftest import Make
+
+DOC = Path(__file__).parents[3] / "docs" / "json.md"
+
+
+class Printed(Told):
+    def __init__(self, registry: Registry) -> None:
+        self.lines: list[str] = []
+        self.json = JsonPrinter(self.lines.append, registry, Renderer(registry))
+        super().__init__(self.json)
+
+    def objects(self) -> list[dict[str, Any]]:
+        assert all(line.endswith("\n") and line.isascii() and "\n" not in line[:-1] for line in self.lines)
+        return [json.loads(line) for line in self.lines]
+
+
+@pytest.fixture
+def printed(registry: Registry) -> Printed:
+    return Printed(registry)
+
+
+def tell_everything(printed: Printed, make: Make) -> None:
+    """A story in which every key has something to say."""
+    asked = make("runtime.v1.RunPodSandboxRequest", {"config": {"metadata": {"name": "web"}}})
+    answered = make("runtime.v1.RunPodSandboxResponse", {"pod_sandbox_id": POD})
+    metadata = (("user-agent", "grpc-go"), ("trace-bin", b"\x01"))
+    printed.at(0, opened(1, "RunPodSandbox", timeout_ns=SECOND, metadata=metadata), message(1, REQUEST, asked))
+    printed.at(1, CallMetadata(1, 0, (("content-type", "application/grpc"),)), message(1, RESPONSE, answered))
+    printed.at(2, ended(1)._replace(metadata=(("took", "2ms"),)))
+    packed = make("google.rpc.Status", {"code": 5, "message": "gone", "details": []})
+    details = packed + b"\x1a\x13\x0a\x0bacme.v1.Box\x12\x04\x08\x01\x10\x02"
+    printed.at(3, opened(3, timeout_ns=MS), opened(5), opened(7, "Do", "acme.v1.Thing"), opened(9))
+    printed.at(4, message(7, REQUEST, b"\x08\x01"), message(3, RESPONSE, None, "lost"), ended(7))
+    printed.at(5, ended(3, 4, "slow", details))
+    printed.tracker.gap(FLOW)
+    printed.closed(5.5, REQUEST)
+    printed.at(6, reset(5, 8), Malformed(REQUEST, 40, "no frame", b"GET /", 9), Skipped(RESPONSE, 9, 25, "lost"))
+    printed.json.update(Finding("notice", START, "cut in the middle", offset=1024, fatal=True))
+    printed.json.finish()
+
+
+def documented() -> dict[str, dict[str, bool]]:
+    """Keys by the heading of their table in docs/json.md; True: always there."""
+    tables: dict[str, dict[str, bool]] = {}
+    heading = ""
+    for line in DOC.read_text().splitlines():
+        if line.startswith("#"):
+            heading = line.strip("# ")
+        elif row := re.match(r"\| `(\w+)` \|([^|]*)\|", line):
+            tables.setdefault(heading, {})[row[1]] = "optional" not in row[2]
+    return tables
+
+
+def produced(objects: list[dict[str, Any]]) -> dict[str, list[set[str]]]:
+    """The sets of keys that were seen, by the same headings."""
+    found: dict[str, list[set[str]]] = {}
+
+    def see(heading: str, shown: dict[str, Any] | None) -> None:
+        if shown is not None:
+            found.setdefault(heading, []).append(set(shown))
+
+    for shown in objects:
+        see("JSON output", {key: shown[key] for key in ("v", "kind")})
+        rest = {key: value for key, value in shown.items() if key not in ("v", "kind")}
+        see("call" if shown["kind"] == "call" else "gap, malformed, notice", rest)
+        see("status", shown.get("status"))
+        see("reset", shown.get("reset"))
+        see("client, server", shown.get("client"))
+        see("client, server", shown.get("server"))
+        for each in shown.get("messages", ()):
+            see("message", each)
+    return found
+
+
+def test_every_key_is_documented_and_every_documented_key_is_produced(printed: Printed, make: Make) -> None:
+    tell_everything(printed, make)
+    tables = documented()
+    stuck = set(tables.pop("podwire stuck --json"))
+    assert stuck == {"age_ns", "meant_to_wait", "deadline_left_ns"}
+    seen = produced(printed.objects())
+    assert seen.keys() == tables.keys()
+    for heading, keys in tables.items():
+        assert set().union(*seen[heading]) == set(keys), heading
+        always = {key for key, required in keys.items() if required}
+        for shown in seen[heading]:
+            assert always <= shown, heading
+
+
+def test_a_call_is_one_object_when_it_ends(printed: Printed, make: Make) -> None:
+    tell_everything(printed, make)
+    first = printed.objects()[0]
+    assert first == {
+        "v": 1,
+        "kind": "call",
+        "call": 1,
+        "state": "ended",
+        "time": "2026-11-23T14:58:01.000000000Z",
+        "duration_ns": 2 * MS,
+        "hop": "cri",
+        "protocol": "grpc",
+        "service": "runtime.v1.RuntimeService",
+        "method": "RunPodSandbox",
+        "id": POD,
+        "status": {"code": 0, "name": "OK"},
+        "connection": 1,
+        "socket": "/run/containerd/containerd.sock",
+        "client": {
+            "address": "198.18.0.2",
+            "port": 40001,
+            "name": "kubelet",
+            "pid": 812,
+            "uid": 0,
+            "command": "/usr/bin/kubelet",
+            "unit": "kubelet.service",
+        },
+        "server": {
+            "address": "198.18.0.1",
+            "port": 8080,
+            "name": "containerd",
+            "pid": 401,
+            "uid": 0,
+            "command": "/usr/bin/containerd",
+            "unit": "containerd.service",
+        },
+        "stream": 1,
+        "seen_start": True,
+        "request_bytes": 9,
+        "response_bytes": 66,
+        "messages": [
+            {
+                "number": 1,
+                "direction": "request",
+                "after_ns": 0,
+                "offset": 0,
+                "length": 9,
+                "type": "runtime.v1.RunPodSandboxRequest",
+                "body": {"config": {"metadata": {"name": "web"}}},
+            },
+            {
+                "number": 2,
+                "direction": "response",
+                "after_ns": MS,
+                "offset": 0,
+                "length": 66,
+                "type": "runtime.v1.RunPodSandboxResponse",
+                "body": {"pod_sandbox_id": POD},
+            },
+        ],
+        "dropped_messages": 0,
+        "timeout_ns": SECOND,
+        "ended_by": "server",
+        "metadata": [["user-agent", "grpc-go"], ["trace-bin", "AQ=="]],
+        "response_metadata": [["content-type", "application/grpc"]],
+        "trailers": [["took", "2ms"]],
+    }
+
+
+def test_calls_come_in_the_order_of_their_ends_then_the_open_ones(printed: Printed, make: Make) -> None:
+    tell_everything(printed, make)
+    told = [(shown["kind"], shown.get("call"), shown.get("state")) for shown in printed.objects()]
+    assert told == [
+        ("call", 1, "ended"),
+        ("call", 4, "ended"),
+        ("call", 2, "deadline_exceeded"),
+        ("call", 3, "cancelled"),
+        ("malformed", 5, None),
+        ("gap", None, None),
+        ("notice", None, None),
+        ("call", 5, "open"),
+    ]
+
+
+def test_an_open_call_has_no_duration_and_no_end(printed: Printed) -> None:
+    printed.at(0, opened(1, "Version", timeout_ns=MS))
+    printed.json.tick(START + 60 * SECOND)
+    printed.json.finish(START + 60 * SECOND)
+    (shown,) = printed.objects()
+    assert (shown["state"], shown["duration_ns"], shown["status"]) == ("open", None, None)
+    assert not {"ended_by", "deadline_passed"} & set(shown)
+
+
+def test_dropped_messages_show_as_a_jump_of_the_numbers(printed: Printed) -> None:
+    printed.at(0, opened(1, "GetContainerEvents"), *[message(1, RESPONSE) for _ in range(70)], ended(1))
+    (shown,) = printed.objects()
+    assert shown["dropped_messages"] == 6
+    assert [each["number"] for each in shown["messages"]] == [*range(1, 33), *range(39, 71)]
+
+
+def test_a_payload_that_does_not_parse_is_kept_beside_its_error(printed: Printed) -> None:
+    printed.at(0, opened(1, "RunPodSandbox"), message(1, REQUEST, b"\xff\xff"), ended(1))
+    (shown,) = printed.objects()
+    assert shown["messages"][0]["body"].keys() == {"@error", "@base64"}
+
+
+def test_text_that_is_no_unicode_stays_valid_json(printed: Printed) -> None:
+    flow = made_flow(2, socket="/run/\udcff\x1b\u202e")
+    printed.at(0, opened(1), ended(1, 2, 'quote " and \x07'), flow=flow)
+    (shown,) = printed.objects()
+    assert shown["status"]["message"] == 'quote " and \x07'
+
+
+def test_the_container_of_a_forwarded_event_is_the_id(printed: Printed, registry: Registry, make: Make) -> None:
+    envelope = registry.message_class("containerd.services.events.ttrpc.v1.ForwardRequest")()
+    envelope.envelope.event.type_url = "containerd.events.TaskOOM"  # type: ignore[attr-defined] # made at run time
+    envelope.envelope.event.value = make("containerd.events.TaskOOM", {"container_id": POD})  # type: ignore[attr-defined] # as above
+    forward = opened(1, "Forward", "containerd.services.events.ttrpc.v1.Events")
+    printed.at(0, forward, message(1, REQUEST, envelope.SerializeToString()), ended(1))
+    assert printed.objects()[0]["id"] == POD

@@ -1,0 +1,217 @@
+"""Real traffic of containerd, its shims and clients, decoded whole, against containerd's own account of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dissectors.events import Status
+from tracer.calls import Call, CallUpdate, Finding, State
+from tracer.capture.packets import Notice
+from tracer.capture.reader import open_capture
+from tracer.output.codes import STATUS
+from tracer.pipeline import Decoder
+
+CAPTURES = Path(__file__).parents[2] / "captures"
+NAMES = sorted(path.name.removesuffix(".facts.json") for path in CAPTURES.glob("*.facts.json"))
+
+OF_ANOTHER_STATUS_ON_THE_WIRE = {
+    ("ctrd2-busy", "containerd.services.content.v1.Content/Read"),
+    ("ctrd2-edge", "containerd.services.events.v1.Events/Subscribe"),
+    ("ctrd2-edge", "containerd.services.tasks.v1.Tasks/List"),
+    ("ctrd2-edge", "runtime.v1.RuntimeService/ExecSync"),
+    ("ctrd2-edge", "runtime.v1.RuntimeService/ListContainerStats"),
+}
+"""Handlers that ended after their client had gone, or whose answer was too large: captures/README.md."""
+NOT_COUNTED_BY_CONTAINERD = {("ctrd16-pod", "runtime.v1.RuntimeService/ListPodSandboxMetrics")}
+
+
+class Decoded:
+    """All that came out of one capture."""
+
+    def __init__(self, name: str) -> None:
+        self.calls: list[Call] = []
+        self.findings: list[Finding] = []
+        self.notices: list[Notice] = []
+        decoder = Decoder()
+        with open_capture(str(CAPTURES / f"{name}.pcapng.gz")) as capture:
+            for item in capture:
+                if isinstance(item, Notice):
+                    self.notices.append(item)
+                for update in decoder.feed(item):
+                    self._take(update)
+        for update in decoder.finish():
+            self._take(update)
+        self.open = decoder.open_calls()
+
+    def _take(self, update: CallUpdate | Finding) -> None:
+        if isinstance(update, Finding):
+            self.findings.append(update)
+        elif update.kind == "opened":
+            self.calls.append(update.call)
+
+    def by_method(self, hop: str) -> Counter[str]:
+        return Counter(f"{call.service}/{call.method}" for call in self.calls if call.hop == hop)
+
+    def statuses(self, hop: str) -> dict[str, Counter[int]]:
+        found: dict[str, Counter[int]] = {}
+        for call in self.calls:
+            if call.hop == hop:
+                counts = found.setdefault(f"{call.service}/{call.method}", Counter())
+                if call.status is not None:
+                    counts[call.status.code] += 1
+        return found
+
+
+@cache
+def decoded(name: str) -> Decoded:
+    return Decoded(name)
+
+
+def facts(name: str) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((CAPTURES / f"{name}.facts.json").read_text())
+    return read
+
+
+def wire(name: str) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((CAPTURES / f"{name}.wire.json").read_text())
+    return read
+
+
+def test_there_are_recordings() -> None:
+    assert {"ctrd2-pod", "ctrd16-pod", "ctrd2-busy", "ctrd2-edge", "ctrd2-nri"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_in_it_is_malformed_or_missing(name: str) -> None:
+    found = [finding for finding in decoded(name).findings if finding.kind != "notice"]
+    if name == "ctrd2-edge":  # three clients that spoke no protocol of their socket
+        found = [finding for finding in found if finding.flow not in foreign_flows(name)]
+    assert found == []
+    assert decoded(name).notices == []
+
+
+def foreign_flows(name: str) -> set[object]:
+    return {finding.flow for finding in decoded(name).findings if finding.kind == "malformed"}
+
+
+def test_what_is_no_such_protocol_is_shown_and_nothing_is_invented() -> None:
+    flows = foreign_flows("ctrd2-edge")
+    assert [call for call in decoded("ctrd2-edge").calls if call.flow in flows] == []
+    said = {
+        (finding.flow.hop, finding.evidence[:4]): finding.reason
+        for finding in decoded("ctrd2-edge").findings
+        if finding.kind == "malformed" and finding.flow is not None
+    }
+    assert said.keys() == {("cri", b"GET "), ("events", b"PRI "), ("events", b"hell"), ("task", bytes(4))}
+    assert "HTTP/1" in said["cri", b"GET "]
+    assert "HTTP/2" in said["events", b"PRI "]
+    assert "text" in said["events", b"hell"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_grpc_calls_by_method_are_those_that_containerd_counted(name: str) -> None:
+    counted = {method: told["started"] for method, told in facts(name)["grpc_by_containerd_metrics"].items()}
+    seen = decoded(name).by_method("cri")
+    for other, method in NOT_COUNTED_BY_CONTAINERD:
+        if other == name:
+            assert seen.pop(method) > 0
+    assert seen == counted
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_status_by_method_is_what_containerd_answered(name: str) -> None:
+    seen = decoded(name).statuses("cri")
+    differing = set()
+    for method, told in facts(name)["grpc_by_containerd_metrics"].items():
+        handled = {_code(code): count for code, count in told.get("handled", {}).items()}
+        if seen[method] != handled:
+            differing.add((name, method))
+    assert differing == {each for each in OF_ANOTHER_STATUS_ON_THE_WIRE if each[0] == name}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_messages_by_method_are_those_that_containerd_counted(name: str) -> None:
+    sent: Counter[str] = Counter()
+    for call in decoded(name).calls:
+        if call.hop == "cri" and call.state is State.ENDED and call.status == Status(0, "", b""):
+            sent[f"{call.service}/{call.method}"] += call.response_count
+    for method, told in facts(name)["grpc_by_containerd_metrics"].items():
+        if told.get("handled", {}).keys() == {"OK"} and (name, method) not in OF_ANOTHER_STATUS_ON_THE_WIRE:
+            streamed = method.endswith(("/GetContainerEvents", "/Subscribe"))
+            assert streamed or sent[method] == told.get("msg_sent", 0), method
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_calls_and_statuses_of_all_hops_agree_with_the_second_opinion(name: str) -> None:
+    told = wire(name)
+    hops = {"cri": told["grpc_calls"], **{hop: told["ttrpc_calls"].get(hop, {}) for hop in ("task", "events")}}
+    for hop, methods in hops.items():
+        assert decoded(name).by_method(hop) == {method: each["calls"] for method, each in methods.items()}
+        statuses = {method: {int(k): n for k, n in each["status"].items()} for method, each in methods.items()}
+        seen = decoded(name).statuses(hop)
+        for method, counts in statuses.items():
+            # A client cancelled, and the trailers that were under way already came all the same.
+            late = sum(counts.values()) - seen[method].total()
+            assert 0 <= late <= cancelled(name, method)
+            assert seen[method] + Counter({0: late}) == counts, method
+
+
+def cancelled(name: str, method: str) -> int:
+    """How many calls of a method their client cancelled."""
+    calls = (call for call in decoded(name).calls if call.state is State.CANCELLED)
+    return sum(f"{call.service}/{call.method}" == method for call in calls)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_connection_with_a_call_is_one_of_its_hop(name: str) -> None:
+    connections = wire(name)["connections"]
+    flows = {call.flow.id: call.flow for call in decoded(name).calls}
+    for hop, count in Counter(flow.hop for flow in flows.values()).items():
+        assert count <= connections[hop]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_call_has_an_end_where_the_recording_has_every_connection_to_its_end(name: str) -> None:
+    assert decoded(name).open == []
+    assert all(call.end_ns is not None and call.end_ns >= call.start_ns for call in decoded(name).calls)
+
+
+def test_calls_that_were_waiting_when_containerd_was_restarted_are_cut() -> None:
+    cut = Counter(call.method for call in decoded("ctrd2-busy").calls if call.hop == "task" and call.state is State.CUT)
+    assert cut == {"Wait": 18}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_create_of_every_pod_is_there(name: str) -> None:
+    creates = {
+        call.flow.comment["server_shim_id"]: call
+        for call in reversed(decoded(name).calls)
+        if call.hop == "task" and call.method == "Create"
+    }
+    assert set(facts(name)["pods"]) <= creates.keys()
+
+
+def test_a_hop_that_is_not_decoded_is_said_once_a_connection_and_counted() -> None:
+    notices = [finding for finding in decoded("ctrd2-nri").findings if finding.flow and finding.flow.hop == "nri"]
+    assert len(notices) == 2 * wire("ctrd2-nri")["connections"]["nri"]
+    assert all(finding.kind == "notice" for finding in notices)
+
+
+def test_a_message_of_over_a_megabyte_is_whole() -> None:
+    largest = max(
+        (message for call in decoded("ctrd2-edge").calls for message in call.messages), key=lambda each: each.length
+    )
+    assert largest.length > 1_000_000
+    assert largest.payload is not None
+    assert len(largest.payload) == largest.length
+
+
+def _code(name: str) -> int:
+    """The number of a code as Go writes it: `DeadlineExceeded`."""
+    return [code.replace("_", "").lower() for code in STATUS].index(name.lower().replace("canceled", "cancelled"))
