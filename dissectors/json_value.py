@@ -43,7 +43,7 @@ def parse_json(data: bytes) -> JSONValue:
         raise ValueError(f"nests more than {MAX_DEPTH} deep")
     if b"\\ud" in data.lower():
         # A lone surrogate cannot be written as UTF-8. Go's reader puts U+FFFD in its place; so do we.
-        text = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+        text = json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         value = json.loads(text)
     return value
 

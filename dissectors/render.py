@@ -152,7 +152,7 @@ class _Form:
                 inside = self._parsed(name, parsed.message, parsed.lenient, depth + 1)
                 return shown | (inside if isinstance(inside, dict) else {"value": inside})
             if not value and not url:
-                return shown
+                return {}
             if value[:1] not in (b"{", b"["):
                 raise ValueError("no schema has this type")
             return shown | {"value": parse_json(value)}
@@ -172,6 +172,7 @@ class _Form:
             self._messages[descriptor] = special
             return special
         fields: dict[int, _Field] = {}
+        texts: set[str] = set()  # the fields that hold text themselves; a message in a field marks its own
 
         def show(message: Message, depth: int) -> JSONValue:
             if depth > MAX_DEPTH:
@@ -183,9 +184,10 @@ class _Form:
                 known = fields.get(field.number)
                 if known is None:  # an extension
                     known = fields[field.number] = self._field(field, field, unchecked)
+                    texts.add(known.name)
                 name, convert = known
                 shown[name] = value if convert is None else convert(value, below)
-            if unchecked and (names := [name for name, value in shown.items() if _is_damaged(value)]):
+            if unchecked and (names := [name for name in shown if name in texts and _is_damaged(shown[name])]):
                 shown["@not_utf8"] = [*names]
             unknown = UnknownFieldSet(message)
             if len(unknown):
@@ -195,6 +197,8 @@ class _Form:
         self._messages[descriptor] = show  # before its fields: a type may hold itself
         for number, field in model.fields_by_number.items():
             fields[number] = self._field(descriptor.fields_by_number[number], field, unchecked)
+            if field.type not in _MESSAGES or _is_map(field):
+                texts.add(field.name)
         return show
 
     def _is_unchecked(self, file: FileDescriptor) -> bool:
@@ -224,7 +228,7 @@ class _Form:
 
     def _field(self, field: FieldDescriptor, model: FieldDescriptor, unchecked: bool) -> _Field:
         name = f"[{model.full_name}]" if model.is_extension else model.name
-        if model.message_type is not None and model.message_type.GetOptions().map_entry:
+        if _is_map(model):
             return _Field(name, self._map(field, model, unchecked))
         convert = self._value(field, model, unchecked)
         if not model.is_repeated:
@@ -329,6 +333,10 @@ class _Form:
         return self._struct(value, depth + 1) if isinstance(value, Message) else value
 
 
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
 def _message_type(field: FieldDescriptor) -> Descriptor:
     return cast("Descriptor", field.message_type)  # None is for fields of other types alone
 
@@ -342,7 +350,7 @@ def _key_text(key: int | bool) -> str:
 
 
 def _is_damaged(value: JSONValue) -> bool:
-    """Whether this field's own text is not UTF-8 (a message inside says it of its own fields)."""
+    """Whether a field's text, one in its list, or a key or value of its map is not UTF-8."""
     if isinstance(value, list):
         return any(isinstance(item, NotUtf8) for item in value)
     if isinstance(value, dict):

@@ -54,28 +54,29 @@ def _entry(key: str, value: JSONValue, pad: str, lines: list[str]) -> None:
             if name != "@type":
                 _entry(name, item, pad + "  ", lines)
     elif isinstance(value, list) and value:
-        _list(key, value, pad, lines)
+        _list(f"{key}:", value, pad, lines)
     else:
         lines.append(f"{pad}{key}: {_plain(value)}")
 
 
-def _list(key: str, values: list[JSONValue], pad: str, lines: list[str]) -> None:
+def _list(head: str, values: list[JSONValue], pad: str, lines: list[str]) -> None:
     if not any(isinstance(value, dict | list) for value in values):
-        line = f"{pad}{key}: [{', '.join(map(_plain, values))}]"
+        line = f"{pad}{head} [{', '.join(map(_plain, values))}]"
         if len(line) <= _LINE:
             lines.append(line)
             return
-    lines.append(f"{pad}{key}:")
+    lines.append(f"{pad}{head}")
     for value in values:
-        if not isinstance(value, dict | list) or not value:
+        if isinstance(value, list) and value:
+            _list("-", value, pad + "  ", lines)
+        elif isinstance(value, dict) and value:
+            start = len(lines)
+            for name, item in value.items():
+                _entry(name, item, pad + "    ", lines)
+            # The dash stands in the first line's indent.
+            lines[start] = f"{pad}  - {lines[start][len(pad) + 4 :]}"
+        else:
             lines.append(f"{pad}  - {_plain(value)}")
-            continue
-        start = len(lines)
-        items = value.items() if isinstance(value, dict) else [("", value)]
-        for name, item in items:
-            _entry(name, item, pad + "    ", lines)
-        # The dash stands in the first line's indent.
-        lines[start] = f"{pad}  - {lines[start][len(pad) + 4 :]}"
 
 
 def _plain(value: JSONValue) -> str:
