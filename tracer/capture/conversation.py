@@ -179,8 +179,10 @@ class CaptureWriter:
         self._send(talk, 0, time_ns, ACK, 1)
 
     def data(self, conn: int, direction: int, offset: int, time_ns: int, payload: memoryview | bytes) -> None:
-        """Write bytes of one direction, which stand at `offset` of its stream, as one packet or several."""
+        """Write bytes of one direction, which stand at `offset` of its stream, in as many packets as it takes."""
         length = len(payload)
+        if not length:
+            return
         if length > MAX_PAYLOAD:
             whole = memoryview(payload)
             for start in range(0, length, MAX_PAYLOAD):
@@ -189,8 +191,8 @@ class CaptureWriter:
         talk = self._conversations[conn]
         side = talk.sides[direction]
         peer = talk.sides[1 - direction]
-        if offset + length - side.acknowledged > peer.window and not peer.reset:
-            self._send(talk, 1 - direction, time_ns, ACK, peer.end + peer.fin + 1)
+        if offset + length - side.acknowledged > peer.window and side.end > side.acknowledged:
+            self._acknowledge(talk, direction, time_ns)
         if offset != side.end:
             self._gap(talk, direction, offset, time_ns)
         side.end = offset + length
@@ -322,7 +324,14 @@ class CaptureWriter:
         while offset - side.end > _LONGEST_JUMP:
             side.end += _LONGEST_JUMP
             self._send(talk, direction, time_ns, ACK, side.end + 1)
+            self._acknowledge(talk, direction, time_ns)
         side.end = offset
+
+    def _acknowledge(self, talk: _Conversation, direction: int, time_ns: int) -> None:
+        """Let the other side acknowledge what this direction has sent, in a packet without bytes."""
+        peer = talk.sides[1 - direction]
+        if not peer.reset:
+            self._send(talk, 1 - direction, time_ns, ACK, peer.end + peer.fin + 1)
 
     def _new_address(self, name: str) -> str:
         """Return the next address. The 130,049th is the first again, under its old name: its ports go on, though."""
