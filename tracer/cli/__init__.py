@@ -1,7 +1,6 @@
 """The command `podwire`: finds the subcommand, imports that one alone, turns mistakes into one line and a status.
 
-Exit statuses: 0 done; 2 bad usage or bad input, one line on stderr says which; 130 ended by Ctrl-C where that is no
-ordinary end. A reader that goes away (`| head`) is no error.
+The statuses are in the help below and in docs/commands.md. A reader that goes away (`| head`) is no error.
 """
 
 from __future__ import annotations
@@ -20,7 +19,14 @@ COMMANDS = {
 }
 """Every subcommand, in the order of the help; each is a module of its name beside this one."""
 
-USAGE = "usage: podwire [-h] [--version] COMMAND ..."
+USAGE = "podwire [-h] [--version] COMMAND ..."
+STATUSES = {
+    0: "done",
+    1: "done, and something is amiss: trace's capture is not complete, doctor has something to say",
+    2: "bad usage or bad input; one line on stderr says which",
+    130: "ended by Ctrl-C (of a trace that is its ordinary end: 0)",
+}
+"""Every exit status."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,7 +54,7 @@ def _run(command: str, words: list[str]) -> int:
 
     module = import_module(f"tracer.cli.{command}")
     parser = argparse.ArgumentParser(prog="podwire", usage=USAGE)
-    module.add_parser(parser.add_subparsers(dest="command", required=True))
+    module.add_parser(parser.add_subparsers(dest="command", required=True, prog="podwire"))
     try:
         args = parser.parse_args(words)
         status: int = module.run(args)
@@ -72,12 +78,13 @@ def _help() -> str:
     lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
-            USAGE,
+            f"usage: {USAGE}",
             "",
             "tcpdump for the sockets a Kubernetes node's container runtime talks over.",
             "",
             *lines,
             "",
-            "podwire COMMAND --help says more of each.",
+            "podwire COMMAND --help says more of each. Exit status:",
+            *[f"  {status:<{width}}  {text}" for status, text in STATUSES.items()],
         ]
     )

@@ -12,7 +12,7 @@ from protos.errors import PodwireError
 
 if TYPE_CHECKING:  # heavy: imported by run, so that --help and usage errors are quick
     from protos.registry import Registry
-    from tracer.calls import Update
+    from tracer.calls import Finding, Update
     from tracer.capture.packets import Notice, Packet
     from tracer.capture.reader import CaptureFile
 
@@ -145,13 +145,18 @@ def _print(capture: CaptureFile, printer: Printer, packets: int | None, calls: i
                 if ended == calls:
                     return broken
             elif update.kind == "notice" and update.fatal:
-                broken = update.reason
+                broken = broken_off(update)
         if decoder.packets == packets:
             break
     for update in decoder.finish():
         printer.update(update)
     printer.finish(decoder.now_ns)
     return broken
+
+
+def broken_off(notice: Finding) -> str:
+    """Say why and where a file could not be read to its end."""
+    return f"{notice.reason} (at byte {notice.offset}; what came before is decoded)"
 
 
 def with_progress(capture: CaptureFile) -> Iterator[Packet | Notice]:

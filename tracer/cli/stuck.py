@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from protos.errors import PodwireError
-from tracer.cli.decode import add_schema_options, load_registry
+from tracer.cli.decode import add_schema_options, broken_off, load_registry
 from tracer.output.look import OK, Look
 
 if TYPE_CHECKING:  # heavy: imported by run
@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         look = Look.of(sys.stdout)
         for line in stuck_text(calls, registry, end_ns):
             sys.stdout.write(look.line(OK, line))
+    if not calls:
+        print("podwire: no call is without an answer", file=sys.stderr)
     if broken:
         sys.stdout.flush()
         raise PodwireError(f"{path}: {broken}")
@@ -64,7 +66,7 @@ def read_open(path: str) -> tuple[list[Call], int, str]:
         for item in capture:
             for update in decoder.feed(item):
                 if update.kind == "notice" and update.fatal:
-                    broken = update.reason
+                    broken = broken_off(update)
     decoder.finish()
     return decoder.open_calls(), decoder.now_ns, broken
 
@@ -128,6 +130,8 @@ def _row(call: Call, summarizer: Summarizer, end_ns: int) -> tuple[str, ...]:
         deadline = f"in {duration(left)}" if left > 0 else f"passed {duration(-left)} ago"
     age = duration(max(0, end_ns - call.start_ns))
     what = f"{summary.method} {summary.request}".rstrip()
+    if call.note:  # its client is gone
+        what += f" ({call.note})"
     return age, call.hop, short_id(summary.id), what, deadline, peer_text(call.flow.client)
 
 
