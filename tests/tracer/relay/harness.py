@@ -49,7 +49,10 @@ if sys.argv[5] == "deaf":
 while True:
     connection, _ = server.accept()
     if sys.argv[5] == "tell":
-        connection.sendall(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        try:
+            connection.sendall(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        except BrokenPipeError:  # a connection that only asks who we are
+            pass
     threading.Thread(target=echo, args=(connection,), daemon=True).start()
 """
 

@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tracer.cli.live import COMMAND, Trace, client, grpc_server, run
+from tracer.capture.packets import Packet
+from tracer.capture.reader import open_capture
+from tracer.live import spool_folder
+from tracer.relay.held import read_held, runtime_folder
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it runs a command as another user")
+Start = Callable[..., Trace]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="pw-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[Path]:
+    """A gRPC server; the path of its socket. The shims' folder is one of the test's own."""
+    (folder / "s").mkdir()
+    with grpc_server(folder / "cri.sock"):
+        yield folder / "cri.sock"
+
+
+@pytest.fixture
+def trace(folder: Path, server: Path) -> Iterator[Start]:
+    running: list[Trace] = []
+
+    def start(*options: str, **more: str) -> Trace:
+        sockets = ("--socket", f"cri={server}", "--socket", f"task={folder}/s")
+        running.append(Trace(folder, *sockets, *options, **more))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.close()
+
+
+def test_each_call_is_printed_as_it_ends_and_decode_prints_the_same(folder: Path, server: Path, trace: Start) -> None:
+    traced = trace("-w", str(folder / "x.pcapng"))
+    with client(server) as call:
+        assert call("Version", version="first").runtime_version == "first"
+        traced.wait_for(lambda: len(traced.printed()) == 1)
+        call("Version", version="second")
+        traced.wait_for(lambda: len(traced.printed()) == 2)
+    assert traced.interrupt() == 0
+    assert run("decode", str(folder / "x.pcapng")).stdout.splitlines() == traced.printed()
+    assert "grpcio first" in traced.printed()[0]
+    assert (folder / "x.pcapng").stat().st_mode & 0o777 == 0o600
+
+
+def test_json_of_trace_and_of_decode_are_the_same_bytes(folder: Path, server: Path, trace: Start) -> None:
+    traced = trace("-w", str(folder / "x.pcapng"), "--json")
+    with client(server) as call:
+        call("Version", version="first")
+        waiting = call("Status", wait=False)
+        call("Version", version="second")
+        traced.wait_for(lambda: len(traced.printed()) == 2)
+        assert traced.interrupt() == 0
+        waiting.cancel()
+    assert run("decode", "--json", str(folder / "x.pcapng")).stdout == traced.out.read_text()
+    states = [json.loads(line)["state"] for line in traced.printed()]
+    assert states == ["ended", "ended", "open"]
+
+
+def test_a_server_that_never_answers_is_shown_live_in_stuck_and_in_the_capture(
+    folder: Path, server: Path, trace: Start
+) -> None:
+    traced = trace("-w", str(folder / "x.pcapng"))
+    with client(server) as call:
+        waiting = call("Status", wait=False)
+        traced.wait_for(lambda: any("Status" in line and "open" in line for line in traced.printed()))
+        stuck = run("stuck", str(folder / "x.pcapng")).stdout.splitlines()
+        assert len(stuck) == 2
+        assert "Status" in stuck[1]
+        assert "python" in stuck[1]
+        assert traced.interrupt() == 0
+        waiting.cancel()
+    assert "draining: 1 connection" in traced.said()[-1]
+    after = run("stuck", str(folder / "x.pcapng")).stdout.splitlines()
+    assert "Status" in after[1]
+    assert "(open at the end of the capture" in run("decode", str(folder / "x.pcapng")).stdout.splitlines()[-1]
+
+
+def test_stuck_without_a_file_finds_the_running_trace(folder: Path, server: Path, trace: Start) -> None:
+    traced = trace("-w", str(folder / "x.pcapng"))
+    with client(server) as call:
+        waiting = call("Status", wait=False)
+        traced.wait_for(lambda: any("Status" in line for line in traced.printed()))
+        done = run("stuck")
+        assert "Status" in done.stdout, done.stderr
+        waiting.cancel()
+
+
+def test_packets_calls_duration_and_size_stop_it(folder: Path, server: Path, trace: Start) -> None:
+    for options, file in (
+        (("-c", "9"), "c"),
+        (("--calls", "3"), "calls"),
+        (("-a", "duration:1.5"), "duration"),
+        (("-a", "filesize:4"), "size"),
+    ):
+        capture = folder / file
+        started = time.monotonic()
+        traced = trace("-w", str(capture), *options)
+        with client(server) as call:
+            while traced.process.poll() is None:
+                call("Version")
+                time.sleep(0.01)
+                assert time.monotonic() - started < 20
+        assert traced.process.returncode == 0
+        with open_capture(str(capture)) as read:
+            packets = len([item for item in read if isinstance(item, Packet)])
+        if file == "c":
+            assert packets == 9
+        elif file == "calls":
+            assert len(traced.printed()) == 3
+        elif file == "duration":
+            assert 1.4 < time.monotonic() - started < 6
+        else:
+            assert 4000 <= capture.stat().st_size < 8000
+
+
+def test_with_w_minus_stdout_carries_the_capture_and_p_prints_on_stderr(
+    folder: Path, server: Path, trace: Start
+) -> None:
+    traced = trace("-w", "-", "-P")
+    with client(server) as call:
+        call("Version", version="first")
+        traced.wait_for(lambda: any("grpcio first" in line for line in traced.said()))
+    assert traced.interrupt() == 0
+    shutil.copy(traced.out, folder / "copy.pcapng")
+    assert "grpcio first" in run("decode", str(folder / "copy.pcapng")).stdout
+    with traced.out.open("rb") as piped:
+        assert "grpcio first" in run("decode", "-", stdin=piped).stdout
+
+
+def test_a_reader_of_w_minus_that_does_not_read_loses_what_is_counted(folder: Path, server: Path) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "trace", "--socket", f"cri={server}", "--socket", f"task={folder}/s", "-w", "-"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as traced:
+        assert traced.stdout is not None
+        assert traced.stderr is not None
+        while "cri " not in traced.stderr.readline():
+            pass
+        with client(server) as call:
+            for _ in range(5):
+                call("Version", version="x" * 60_000)
+        traced.send_signal(signal.SIGINT)
+        assert traced.wait(10) == 0
+        said = traced.stderr.read()
+        lost = int(said.split("stdout was not read to the end: ")[1].split()[0])
+        assert lost > 100_000
+        read = len(traced.stdout.buffer.read())
+        assert 600_000 < read + lost < 650_000  # five calls of 60 kB each way, whole
+
+
+def test_a_trace_without_w_keeps_nothing(folder: Path, server: Path, trace: Start) -> None:
+    before = set(os.listdir(spool_folder()))
+    traced = trace()
+    assert set(os.listdir(spool_folder())) - before
+    with client(server) as call:
+        call("Version")
+        traced.wait_for(lambda: len(traced.printed()) == 1)
+    assert traced.interrupt() == 0
+    assert set(os.listdir(spool_folder())) == before
+
+
+def test_it_ends_within_a_second_while_calls_are_open_and_the_relay_goes_on(
+    folder: Path, server: Path, trace: Start
+) -> None:
+    traced = trace("-w", str(folder / "x.pcapng"))
+    before = os.lstat(server).st_ino
+    with client(server) as call:
+        call("Version")
+        started = time.monotonic()
+        assert traced.interrupt() == 0
+        assert time.monotonic() - started < 5  # an end, not a hang; how fast is the benchmark's
+        assert os.lstat(server).st_ino != before
+        assert call("Version", version="through").runtime_version == "through"
+        assert [held.draining for held in read_held(runtime_folder()) if held.capture == str(folder / "x.pcapng")]
+    until = time.monotonic() + 5
+    while [held for held in read_held(runtime_folder()) if held.capture == str(folder / "x.pcapng")]:
+        assert time.monotonic() < until, "the relay outlives its last connection"
+        time.sleep(0.02)
+
+
+def test_a_reader_of_lines_that_goes_away_ends_the_trace(folder: Path, server: Path) -> None:
+    said = folder / "err"
+    command = [*COMMAND, "trace", "--socket", f"cri={server}", "--socket", f"task={folder}/s"]
+    with said.open("w") as err, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True) as traced:
+        try:
+            until = time.monotonic() + 15
+            while "cri " not in said.read_text():
+                assert time.monotonic() < until
+                time.sleep(0.02)
+            assert traced.stdout is not None
+            with client(server) as call:
+                call("Version")
+                assert "Version" in traced.stdout.readline()
+                traced.stdout.close()
+                while traced.poll() is None:
+                    call("Version")
+                    time.sleep(0.02)
+                    assert time.monotonic() < until
+        finally:
+            traced.terminate()
+        assert traced.returncode == 0
+    assert "Error" not in said.read_text()
+
+
+# --- mistakes: one line, status 2 ---
+
+
+def mistake(*words: str, **options: str) -> str:
+    done = run("trace", *words, **options)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    lines = done.stderr.splitlines()
+    assert len([line for line in lines if line.startswith("podwire: ")]) == 1, lines
+    assert "Traceback" not in done.stderr
+    return lines[-1]
+
+
+def test_a_socket_that_does_not_exist(folder: Path) -> None:
+    assert (
+        mistake("--socket", f"cri={folder}/none.sock")
+        == f"podwire: --socket cri={folder}/none.sock: there is no such socket"
+    )
+
+
+def test_a_socket_that_is_none(folder: Path) -> None:
+    (folder / "file").touch()
+    assert mistake("--socket", f"cri={folder}/file").endswith("is no socket")
+
+
+def test_a_hop_that_is_none(folder: Path) -> None:
+    assert "is not HOP=PATH, with HOP one of cri, task, events, agent, nri" in mistake("--socket", f"crio={folder}/x")
+
+
+def test_no_runtime_at_all() -> None:
+    if any(os.path.exists(path) for path in ("/run/containerd/containerd.sock", "/run/crio/crio.sock")):
+        pytest.skip("a runtime is here")
+    line = mistake()
+    assert line.startswith("podwire: no runtime socket found (looked at /run/containerd/containerd.sock, ")
+    assert line.endswith("--socket HOP=PATH names one, podwire demo shows it without")
+
+
+def test_a_second_tracer_of_the_same_socket_or_folder(folder: Path, server: Path, trace: Start) -> None:
+    traced = trace("-w", str(folder / "x.pcapng"))
+    assert "is traced already, by podwire " in mistake("--socket", f"cri={server}")
+    with grpc_server(folder / "other.sock"):
+        words = ("--socket", f"cri={folder}/other.sock", "--socket", f"task={folder}/s")
+        assert "is traced already, by podwire " in mistake(*words)
+    assert traced.interrupt() == 0
+
+
+def test_a_folder_that_vanishes(folder: Path) -> None:
+    inner = folder / "gone"
+    inner.mkdir()
+    with grpc_server(inner / "cri.sock"):
+        traced = Trace(folder, "--socket", f"cri={inner}/cri.sock", "--socket", f"task={folder}")
+        try:
+            shutil.rmtree(inner)
+            assert traced.process.wait(10) == 2
+            assert traced.said()[-1] == f"podwire: {inner}: the folder was removed, nothing is left to trace"
+        finally:
+            traced.close()
+
+
+def test_a_file_that_cannot_be_written(folder: Path, server: Path) -> None:
+    words = ("--socket", f"cri={server}", "--socket", f"task={folder}/s")
+    assert "No such file or directory" in mistake(*words, "-w", f"{folder}/none/x.pcapng")
+    (folder / "link").symlink_to(folder / "target")
+    assert "is a symbolic link, which is not followed" in mistake(*words, "-w", f"{folder}/link")
+    assert not (folder / "target").exists()
+    os.mkfifo(folder / "fifo")
+    assert "is no regular file" in mistake(*words, "-w", f"{folder}/fifo")
+
+
+@needs_root
+def test_without_permission_it_says_what_is_needed(folder: Path, server: Path) -> None:
+    os.chmod(folder, 0o755)
+    # A user who may read us: a copy of the packages, since the tests may lie in a folder of root's alone.
+    python = shutil.which("python3", path="/usr/bin:/bin")
+    if python is None:
+        pytest.skip("needs a Python outside root's folders")
+    for room in ("tracer", "dissectors", "protos"):
+        shutil.copytree(room, folder / "lib" / room)
+    site = next(path for path in sys.path if path.endswith("site-packages"))
+    for package in ("google", "construct"):
+        shutil.copytree(f"{site}/{package}", folder / "lib" / package)
+    done = subprocess.run(
+        [python, "-m", "tracer.cli", "trace", "--socket", f"cri={server}"],
+        capture_output=True, text=True, check=False, user=65534, group=65534, cwd="/",
+        env={"PYTHONPATH": str(folder / "lib"), "PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == f"podwire: cri {server}: needs write access to {folder} (try sudo)\n"
