@@ -64,7 +64,7 @@ class _Detector:
         mistaken = self._expected in _NAMES and self.protocol in _NAMES and self.protocol != self._expected
         if mistaken and direction == Direction.RESPONSE and self._silent[Direction.RESPONSE]:
             reason = f"{_NAMES[self.protocol]} where {_NAMES[self._expected or '']} is spoken: never answered"
-            events.append(Malformed(Direction.REQUEST, 0, reason, self._heads[Direction.REQUEST][:32], None))
+            events.append(Malformed(Direction.REQUEST, 0, reason, self._heads[Direction.REQUEST][:LOOK], None))
         return events
 
     def _decide(self, direction: Direction) -> str:
@@ -102,7 +102,7 @@ class _Detector:
         for direction, what in self._waiting:
             events += self._inner.lost(direction, what) if isinstance(what, int) else self._inner.feed(direction, what)
         self._waiting.clear()
-        self._heads = [head[:32] for head in self._heads]
+        self._heads = [head[:LOOK] for head in self._heads]
         return events
 
 

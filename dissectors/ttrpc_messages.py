@@ -152,9 +152,11 @@ def sound_response(head: bytes, length: int) -> bool:
         tag, position = _varint(head, 0)
         size, position = _varint(head, position)
         if tag == 0x0A:
+            if size and head[position] not in (0x08, 0x12, 0x1A):
+                return False
             position += size
             if position >= len(head):
-                return position == length or (position < length and head[2:3] == b"\x08")
+                return position <= length
             tag, position = _varint(head, position)
             size, position = _varint(head, position)
         return tag == 0x12 and position + size == length
