@@ -69,7 +69,7 @@ def client(path: Path) -> Iterator[Callable[..., Any]]:
 class Trace:
     """A running `podwire trace`."""
 
-    def __init__(self, folder: Path, *options: str, ready: str = "tracing"):
+    def __init__(self, folder: Path, *options: str, ready: str = "tracing") -> None:
         self.out, self.err = folder / "out", folder / "err"
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen([*COMMAND, "trace", *options], stdout=out, stderr=err)

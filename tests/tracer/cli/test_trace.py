@@ -310,7 +310,7 @@ def test_without_permission_it_says_what_is_needed(folder: Path, server: Path) -
     done = subprocess.run(
         [python, "-m", "tracer.cli", "trace", "--socket", f"cri={server}"],
         capture_output=True, text=True, check=False, user=65534, group=65534, cwd="/",
-        env={"PYTHONPATH": str(folder / "lib"), "PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={"PYTHONPATH": f"{folder}/lib", "PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == f"podwire: cri {server}: needs write access to {folder} (try sudo)\n"
