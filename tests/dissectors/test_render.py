@@ -205,6 +205,13 @@ def test_of_very_many_unknown_fields_the_first_are_shown_and_the_rest_counted() 
     assert unknown[-1] == {"omitted": 500}
 
 
+def test_unknown_groups_nested_too_deep_end_in_an_error() -> None:
+    unknown: Any = RENDERER.to_json("runtime.v1.VersionRequest", b"\x7b" * 80 + b"\x7c" * 80)["@unknown"]
+    for _ in range(64):
+        unknown = unknown[0]["value"]
+    assert unknown == [{"field": 15, "wire_type": "group", "value": {"@error": "nests more than 64 deep"}}]
+
+
 def test_messages_nested_too_deep_end_in_an_error_beside_their_bytes(deep: Renderer) -> None:
     payload = b""
     for _ in range(90):
@@ -312,8 +319,8 @@ def test_one_broken_any_leaves_the_others_whole() -> None:
 
 
 def test_lone_surrogates_in_json_become_the_replacement_character() -> None:
-    value = shown_any(SPEC, b'{"\\ud800": "a\\uDC00b", "pair": "\\ud83d\\ude00"}')["value"]
-    assert value == {"�": "a�b", "pair": "😀"}
+    assert shown_any(SPEC, b'{"\\ud800": "a\\udc00b", "pair": "\\ud83d\\ude00"}')["value"] == {"�": "a�b", "pair": "😀"}
+    assert shown_any(SPEC, b'"\\uD800"')["value"] == "�"
 
 
 # -- a user's schemas --------------------------------------------------------------------------------------------------
