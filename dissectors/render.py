@@ -50,6 +50,9 @@ _WRAPPERS = frozenset(
     f"google.protobuf.{kind}Value"
     for kind in ("Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes")
 )
+_STRUCTS = frozenset({"google.protobuf.Struct", "google.protobuf.Value", "google.protobuf.ListValue"})
+_OWN_FORM = _WRAPPERS | _STRUCTS | {f"google.protobuf.{kind}" for kind in ("Any", "Timestamp", "Duration", "FieldMask")}
+"""Types that the proto JSON mapping shows in a form of their own: in an Any that stands under `value`."""
 
 
 class NotUtf8(str):
@@ -150,7 +153,9 @@ class _Form:
                 if parsed.message is None:
                     raise ValueError(parsed.error)
                 inside = self._parsed(name, parsed.message, parsed.lenient, depth + 1)
-                return shown | (inside if isinstance(inside, dict) else {"value": inside})
+                if isinstance(inside, dict) and name not in _OWN_FORM:
+                    return shown | inside
+                return shown | {"value": inside}
             if not value and not url:
                 return {}
             if value[:1] not in (b"{", b"["):
@@ -213,13 +218,16 @@ class _Form:
             if len(shown) == MAX_UNKNOWN:
                 shown.append({"omitted": len(fields) - MAX_UNKNOWN})
                 break
-            value, data = None, field.data
+            data = field.data
+            value: JSONValue
             if isinstance(data, bytes):
                 value = self._data(data)
             elif isinstance(data, int):
                 value = data if field.wire_type == 5 or self._wide is None else self._wide(data)
             elif depth < MAX_DEPTH:
                 value = self._unknown(data, depth + 1)
+            else:
+                value = {"@error": self._name(f"nests more than {MAX_DEPTH} deep")}
             wire_type = self._name(_WIRE_TYPES[field.wire_type])
             shown.append({"field": field.field_number, "wire_type": wire_type, "value": value})
         return shown
@@ -303,7 +311,7 @@ class _Form:
             return lambda message, depth: message.value if convert is None else convert(message.value, depth)
         if full_name == "google.protobuf.FieldMask":
             return lambda message, depth: ",".join(message.paths)
-        if full_name in ("google.protobuf.Struct", "google.protobuf.Value", "google.protobuf.ListValue"):
+        if full_name in _STRUCTS:
             return self._struct
         return None
 

@@ -27,9 +27,7 @@ def bytes_text(data: bytes) -> Bare:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
         # The cut may have gone through a character: that is no fault of the text.
-        cut_short = (
-            len(data) > TEXT_LIMIT and error.start >= TEXT_LIMIT - 3 and error.reason == "unexpected end of data"
-        )
+        cut_short = len(data) > TEXT_LIMIT and error.reason == "unexpected end of data"
         text = head[: error.start].decode("utf-8") if cut_short else ""
     if text and text.translate(_LAYOUT).isprintable():
         return Bare(f'"{text}"' if len(data) <= TEXT_LIMIT else f'"{text}"… ({len(data)} bytes)')

@@ -109,6 +109,15 @@ def test_a_descriptor_set_without_its_imports_takes_ours(registry: Registry, tmp
     assert parsed.message.at.seconds == 5  # type: ignore[union-attr]
 
 
+def test_a_default_that_is_no_escaped_bytes_does_not_stop_the_second_parse(registry: Registry, tmp_path: Path) -> None:
+    file = descriptor_file("a.proto", "mine", "id")
+    file.syntax = "proto2"
+    file.message_type[0].field[0].default_value = "\\"
+    registry.add_descriptor_set(save(tmp_path / "a", file))
+    made = registry.message_class("mine.Thing", lenient=True)
+    assert made.FromString(b"\x0a\x01\xff").id == b"\xff"  # type: ignore[attr-defined]
+
+
 def test_names_without_a_package_are_found(registry: Registry, tmp_path: Path) -> None:
     registry.add_descriptor_set(save(tmp_path / "a", descriptor_file("a.proto", "", "id")))
     assert registry.resolve_any("Thing") == "Thing"
