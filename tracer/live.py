@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from protos.errors import PodwireError
 from tracer import discover
@@ -23,7 +24,7 @@ from tracer.capture.packets import Notice, Packet
 from tracer.capture.reader import CaptureFile, open_capture
 from tracer.capture.recorder import Limits, Recorder
 from tracer.relay import system
-from tracer.relay.held import make_runtime_folder, mend, runtime_folder
+from tracer.relay.held import locked, make_runtime_folder, mend, runtime_folder
 from tracer.relay.shared import Shared
 from tracer.relay.start import start_relay
 from tracer.relay.targets import FOLDER_HOPS, Target
@@ -48,7 +49,7 @@ class Options:
     force: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)  # its method is a signal handler, which `signal` looks up and prints
 class Live:
     """One running trace. Use it as a context manager: leaving gives every path back."""
 
@@ -65,6 +66,7 @@ class Live:
     """It ended in another way than by being told to."""
     draining: int = 0
     """Connections open when the paths were given back, which the relay goes on forwarding."""
+    _started: bool = False
     _gone: bool = False
     _worker: int = 0
     vanished: str = ""
@@ -72,7 +74,8 @@ class Live:
     _left: bool = False
     _taken: set[str] = field(default_factory=set)
     _held: set[str] = field(default_factory=set)
-    _wake: tuple[int, int] = (-1, -1)
+    _handlers: dict[int, Any] = field(default_factory=dict)
+    """Of signals, as they were before."""
     _file: CaptureFile | None = None
 
     def start(self) -> None:
@@ -82,35 +85,51 @@ class Live:
             make_runtime_folder(folder)
         except OSError as error:
             raise PodwireError(f"{folder}: {error.strerror}") from error
+        limits = self.options.limits
+        with locked(folder):
+            self._mend()
+            discover.refuse_second_tracer(self.options.targets)
+            fd = create_capture(self.capture)
+
+            def record(shared: Shared, link: socket.socket) -> None:
+                Recorder(fd, limits, link).run(shared)
+
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                self._handlers[number] = signal.signal(number, self._signalled)
+            plan = Plan(self.options.targets, folder, self.capture, self.options.duration_s, self.options.force)
+            worker, self.control = start_relay(plan, record, [fd])
+            self._worker = worker
+            os.close(fd)
+            if self._left:
+                self._tell_to_leave()
+            while not self._started and not self._gone:
+                self._hear()
+        self._file = open_capture(self.capture, follow=True)
+
+    def _mend(self) -> None:
         for held in discover.dead_relays():
             for path, left in mend(held):
                 self.say(f"{path}: mended what podwire {held.pid} left when it died ({left.value})")
-        discover.refuse_second_tracer(self.options.targets)
-        fd = create_capture(self.capture)
-        limits = self.options.limits
-
-        def record(shared: Shared, link: socket.socket) -> None:
-            Recorder(fd, limits, link).run(shared)
-
-        plan = Plan(self.options.targets, folder, self.capture, self.options.duration_s, self.options.force)
-        self._worker, self.control = start_relay(plan, record, [fd])
-        os.close(fd)
-        self._file = open_capture(self.capture, follow=True)
 
     def leave(self) -> None:
         """Tell the relay to give its paths back and to finish the capture."""
         if not self._left:
             self._left = True
-            with suppress(OSError):
-                self.control.send(b"leave")
+            if self._worker:  # a signal may come before there is one
+                self._tell_to_leave()
+
+    def _tell_to_leave(self) -> None:
+        with suppress(OSError):  # it may be gone
+            self.control.send(b"leave")
 
     def packets(self) -> Iterator[list[Packet | Notice]]:
         """What the capture file gets, in batches, until it is complete; an empty batch at least every half second."""
-        assert self._file is not None
-        with self._signals(), self._watch() as changed:
+        file = self._file
+        assert file is not None
+        with self._watch() as changed:
             poll = select.poll()
-            for fd in (self.control.fileno(), self._wake[0], changed):
-                poll.register(fd, select.POLLIN)
+            poll.register(self.control, select.POLLIN)
+            poll.register(changed, select.POLLIN)
             until = float("inf")
             while not self.ended and time.monotonic() < until:
                 for fd, _ in poll.poll(500):
@@ -118,13 +137,14 @@ class Live:
                         self._hear()
                     else:
                         os.read(fd, 65536)
-                        if fd == self._wake[0]:
-                            self.leave()
                 if self._left and until == float("inf"):
                     until = time.monotonic() + _SETTLE_S
-                yield self._file.read_available()
-        yield self._file.read_available()
-        yield list(self._file.finish())
+                yield file.read_available()
+        if not self.ended:
+            self.say("the capture is still being written: podwire decode prints the rest")
+        while batch := file.read_available():
+            yield batch
+        yield list(file.finish())
 
     def close(self) -> None:
         """Leave, and let go; the relay goes on with what is open, and is gone if nothing is."""
@@ -133,7 +153,9 @@ class Live:
         while not self._gone and not (self.ended and self.draining) and time.monotonic() < until:
             if select.select([self.control], [], [], 0.1)[0]:
                 self._hear()
-        if self._gone:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if self._gone and self._worker:
             os.waitpid(self._worker, 0)
         if self._file is not None:
             self._file.close()
@@ -141,13 +163,19 @@ class Live:
 
     # --- what the relay tells ---
 
+    def _on_started(self, pid: int) -> None:
+        self._started = True
+
     def _hear(self) -> None:
         message = self.control.recv(65536)
         if not message:
             self._gone = True
             if not self._left:
                 self.failed = True
-                self.say("the relay is gone: podwire doctor --mend gives back what it held")
+                self.say("the relay was killed: the connections through it are lost, and so is the end of the capture")
+                os.waitpid(self._worker, 0)
+                self._worker = 0
+                self._mend()
             self.ended = True
             return
         said = json.loads(message)
@@ -218,20 +246,11 @@ class Live:
 
     # --- signals, the file ---
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, lambda *_: None) for number in numbers}
-        old = signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(old)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            for fd in self._wake:
-                os.close(fd)
+    def _signalled(self, _number: int, _frame: object) -> None:
+        """The paths are given back at once, even while stdout is blocked; a second signal breaks that off too."""
+        if self._left:
+            raise KeyboardInterrupt
+        self.leave()
 
     @contextmanager
     def _watch(self) -> Iterator[int]:

@@ -67,7 +67,7 @@ def _all(named: list[str], *, mend_now: bool) -> Iterator[Finding]:
 
 def _relays(*, mend_now: bool) -> Iterator[Finding]:
     """Running traces, draining ones, and what crashed ones left (E9)."""
-    from tracer.relay.held import mend, read_held, runtime_folder
+    from tracer.relay.held import locked, mend, read_held, runtime_folder
 
     for held in read_held(runtime_folder()):
         paths = ", ".join(socket.path for socket in held.sockets.values()) or "no socket"
@@ -80,7 +80,9 @@ def _relays(*, mend_now: bool) -> Iterator[Finding]:
                 f"traces {paths} into {held.capture} (kill -TERM {held.pid} ends it, should its terminal be gone)",
             )
         elif mend_now:
-            for path, left in mend(held):
+            with locked(runtime_folder()):
+                done = mend(held)
+            for path, left in done:
                 yield Finding("ok", "mended", f"{path} of podwire {held.pid}: {left.value}")
             yield Finding("ok", "mended", f"what podwire {held.pid} left in {runtime_folder()}")
         else:

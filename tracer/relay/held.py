@@ -41,6 +41,17 @@ def make_runtime_folder(path: str) -> None:
         raise PermissionError(0, "is not a folder of this user alone", path)
 
 
+@contextlib.contextmanager
+def locked(folder: str) -> Iterator[None]:
+    """Nobody else starts or mends meanwhile."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 class HeldFile:
     """The file of this relay, open and locked for as long as it lives."""
 

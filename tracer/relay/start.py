@@ -57,7 +57,11 @@ def _become_relay(
     to_recorder.setblocking(False)
     control.setblocking(False)
     system.name_process("podwire-worker")
-    Worker(plan, shared, control, to_recorder, recorder).run()
+    try:
+        Worker(plan, shared, control, to_recorder, recorder).run()
+    except Exception as error:
+        control.send(json.dumps({"event": "failed", "text": f"the relay: {type(error).__name__}: {error}"}).encode())
+        raise
 
 
 def _record(run_recorder: RunRecorder, shared: Shared, link: socket.socket) -> None:

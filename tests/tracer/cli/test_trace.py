@@ -310,7 +310,69 @@ def test_without_permission_it_says_what_is_needed(folder: Path, server: Path) -
     done = subprocess.run(
         [python, "-m", "tracer.cli", "trace", "--socket", f"cri={server}"],
         capture_output=True, text=True, check=False, user=65534, group=65534, cwd="/",
-        env={"PYTHONPATH": f"{folder}/lib", "PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={"PYTHONPATH": f"{folder}/lib", "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == f"podwire: cri {server}: needs write access to {folder} (try sudo)\n"
+
+
+def test_e9_a_relay_that_is_killed_is_mended_by_its_trace_and_said(folder: Path, server: Path, trace: Start) -> None:
+    traced = trace("-w", str(folder / "x.pcapng"))
+    (held,) = [held for held in read_held(runtime_folder()) if held.capture == str(folder / "x.pcapng")]
+    os.kill(held.pid, signal.SIGKILL)
+    assert traced.process.wait(10) == 1
+    assert any("the relay was killed" in line for line in traced.said())
+    with client(server) as call:
+        assert call("Version", version="direct").runtime_version == "direct"
+    assert not os.path.exists(held.file)
+
+
+def test_e9_doctor_mends_what_a_crash_left(folder: Path, server: Path, trace: Start) -> None:
+    traced = trace("-w", str(folder / "x.pcapng"))
+    (held,) = [held for held in read_held(runtime_folder()) if held.capture == str(folder / "x.pcapng")]
+    traced.process.kill()
+    traced.process.wait()
+    with client(server) as call:
+        assert call("Version", version="still").runtime_version == "still"  # traffic does not need the command
+    os.kill(held.pid, signal.SIGKILL)
+    eventually_dead(held.pid)
+    said = run("doctor").stdout
+    assert f"left behind: podwire {held.pid} died holding {server}" in said
+    mended = run("doctor", "--mend")
+    assert f"{server} of podwire {held.pid}: given back" in mended.stdout
+    assert not os.path.exists(held.file)
+    with client(server) as call:
+        assert call("Version", version="direct").runtime_version == "direct"
+
+
+def eventually_dead(pid: int) -> None:
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        try:
+            if ") Z" in Path(f"/proc/{pid}/stat").read_text():
+                return
+        except OSError:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{pid} lives")
+
+
+def test_the_paths_are_given_back_even_while_nobody_reads_the_lines(folder: Path, server: Path) -> None:
+    before = os.lstat(server).st_ino
+    command = [*COMMAND, "trace", "-v", "--socket", f"cri={server}", "--socket", f"task={folder}/s"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as traced:
+        assert traced.stderr is not None
+        while b"cri " not in traced.stderr.readline():
+            pass
+        assert os.lstat(server).st_ino != before
+        with client(server) as call:
+            for _ in range(10):
+                call("Version", version="x" * 50_000)
+        time.sleep(0.5)  # by now it waits for its reader
+        traced.send_signal(signal.SIGTERM)
+        until = time.monotonic() + 5
+        while os.lstat(server).st_ino != before:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        traced.send_signal(signal.SIGTERM)
+        assert traced.wait(10) == 130
