@@ -293,7 +293,9 @@ class GrpcConnection:
         if frame.flags & END_STREAM:
             self._end_response(stream_id, stream, offset, head, events)
             return
-        if not head.informational:
+        if head.informational:
+            stream.state = max(stream.state, _OPEN)
+        else:
             state, complaint = TRANSITIONS[stream.state, _RESPONSE_HEADERS]
             if complaint:
                 events.append(Malformed(_RESPONSE, offset, complaint, b"", stream_id))
@@ -399,7 +401,7 @@ class GrpcConnection:
         if not stream_id & 1:
             events.append(Skipped(direction, frame.offset, HEADER_SIZE, "a frame of a stream that the server opened"))
             return None
-        stream = self._streams[stream_id] = _Stream(State.OPEN)
+        stream = self._streams[stream_id] = _Stream(_IDLE)
         stream.assemblers = (Assembler(middle=True), Assembler(middle=True))
         offset = 0 if direction else frame.offset
         events.append(CallOpened(stream_id, offset, "", "", (), None, False))
@@ -438,6 +440,7 @@ class GrpcConnection:
             stream = self._stream(direction, frame, events)
             if stream is None:
                 return
+            stream.state, _ = TRANSITIONS[stream.state, _DATA[direction]]
             offset, length, head, padding = frame.offset + HEADER_SIZE, frame.length, frame.head, 0
             if frame.flags & PADDED:
                 padding = head[0] if head else 0
