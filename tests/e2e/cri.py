@@ -26,6 +26,10 @@ NODE = 2
 SPIN = "trap 'exit 0' TERM; echo started; while :; do sleep 0.1; done"
 
 
+_REGISTRY_LOCK = threading.Lock()
+"""A registry is for one thread at a time; clients in several threads share one."""
+
+
 class ClientCall(NamedTuple):
     """One call as the client saw it."""
 
@@ -93,10 +97,11 @@ class CriClient:
         return ServerStream(rpc(request(**fields)), ended)
 
     def _method(self, service: str, name: str) -> tuple[str, type[Message], type[Message]]:
-        method = self._registry.method(service, name)
-        assert method is not None, f"no schema of {service}/{name}"
-        message_class = self._registry.message_class
-        return f"/{service}/{name}", message_class(method.input_type), message_class(method.output_type)
+        with _REGISTRY_LOCK:
+            method = self._registry.method(service, name)
+            assert method is not None, f"no schema of {service}/{name}"
+            message_class = self._registry.message_class
+            return f"/{service}/{name}", message_class(method.input_type), message_class(method.output_type)
 
 
 class ServerStream:

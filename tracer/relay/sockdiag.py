@@ -43,30 +43,34 @@ class UnixSocket(NamedTuple):
     """Of the process that made it; -1 before Linux 5.3."""
 
 
-def unix_sockets(*, listening: bool = False) -> list[UnixSocket]:
-    """The unix sockets of this network namespace, or the listening ones among them."""
-    states = 1 << TCP_LISTEN if listening else _ALL_STATES
+def unix_sockets() -> list[UnixSocket]:
+    """The unix sockets of this network namespace."""
+    return [_parse(payload) for data in _dump(_ALL_STATES) for payload in _messages(data)]
+
+
+def _dump(states: int) -> Iterator[bytes]:
+    """The kernel's answers, each with many sockets in it."""
     body = _request.pack(socket.AF_UNIX, 0, 0, states, 0, _SHOW_NAME | _SHOW_VFS | _SHOW_PEER | _SHOW_UID, 0, 0)
     head = _header.pack(_header.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as netlink:
         netlink.send(head + body)
-        found: list[UnixSocket] = []
         while True:
             data = netlink.recv(65536)
-            for kind, payload in _messages(data):
-                if kind == _NLMSG_DONE:
-                    return found
-                if kind == _NLMSG_ERROR:
-                    number = -struct.unpack_from("=i", payload)[0]
-                    raise OSError(number, os.strerror(number), "sock_diag")
-                found.append(_parse(payload))
+            _, kind, _, _, _ = _header.unpack_from(data)
+            if kind == _NLMSG_DONE:
+                return
+            if kind == _NLMSG_ERROR:
+                number = -struct.unpack_from("=i", data, _header.size)[0]
+                raise OSError(number, os.strerror(number), "sock_diag")
+            yield data
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+def _messages(data: bytes) -> Iterator[bytes]:
     at = 0
     while at + _header.size <= len(data):
         length, kind, _, _, _ = _header.unpack_from(data, at)
-        yield kind, data[at + _header.size : at + length]
+        if kind == _SOCK_DIAG_BY_FAMILY:
+            yield data[at + _header.size : at + length]
         at += (length + 3) & ~3
 
 
@@ -98,4 +102,10 @@ def file_key(status: os.stat_result) -> tuple[int, int]:
 def find_listener(status: os.stat_result) -> UnixSocket | None:
     """The listening socket bound to the file of this status; None: nobody listens, or in another network namespace."""
     key = file_key(status)
-    return next((each for each in unix_sockets(listening=True) if each.file == key), None)
+    pattern = struct.pack("=LL", *key)  # a node has hundreds of listeners: look for the bytes, parse the one
+    found = None
+    for data in _dump(1 << TCP_LISTEN):
+        if pattern in data and found is None:
+            ones = (_parse(payload) for payload in _messages(data) if pattern in payload)
+            found = next((each for each in ones if each.file == key), None)
+    return found
