@@ -271,9 +271,11 @@ def test_e4_only_known_names_are_exchanged(folder: Path) -> None:
     with running_relay(folder, targets) as relay:
         for path in [*known, *unknown]:
             server = socket.socket(socket.AF_UNIX)
-            server.bind(str(path))
+            unnamed = path.with_name("unnamed")  # looked at before it has the name that is taken
+            server.bind(str(unnamed))
             server.listen()
-            servers.append((path, inode(path), server))
+            servers.append((path, inode(unnamed), server))
+            unnamed.rename(path)
         for path in known:
             relay.until("taken", path=str(path))
         relay.listen(0.2)
