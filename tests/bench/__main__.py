@@ -30,7 +30,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument(
         "--capture",
-        default=str(ROOT / "captures" / "ctrd2-pod.pcapng.gz"),
+        default=str(ROOT / "captures" / "own16-pod.pcapng.gz"),
         help="what is replayed (default %(default)s)",
     )
     args = parser.parse_args()

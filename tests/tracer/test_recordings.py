@@ -215,3 +215,15 @@ def test_a_message_of_over_a_megabyte_is_whole() -> None:
 def _code(name: str) -> int:
     """The number of a code as Go writes it: `DeadlineExceeded`."""
     return [code.replace("_", "").lower() for code in STATUS].index(name.lower().replace("canceled", "cancelled"))
+
+
+def test_a_capture_of_podwires_own_is_whole_and_knows_who_spoke() -> None:
+    own = decoded("own16-pod")
+    assert (own.notices, own.findings, own.open) == ([], [], [])
+    assert Counter(call.hop for call in own.calls) == {"cri": 21, "task": 69, "events": 14}
+    names = {(call.hop, call.flow.client.name.split("-")[0], call.flow.server.name.split("-")[0]) for call in own.calls}
+    assert names == {
+        ("cri", "python3", "containerd"),
+        ("task", "containerd", "shim"),
+        ("events", "shim", "containerd"),
+    }
