@@ -143,7 +143,8 @@ class Older:
 def older_connections(path: str) -> Older:
     """Who is connected to the socket at `path` (sock_diag, this network namespace)."""
     try:
-        key = sockdiag.file_key(os.stat(path))
+        status = os.stat(path)
+        key = sockdiag.file_key(status.st_ino, status.st_dev)
         everything = sockdiag.unix_sockets()
     except OSError:
         return Older(0, ())

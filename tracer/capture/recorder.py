@@ -13,10 +13,12 @@ import select
 import socket
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from tracer import processes
 from tracer.capture.conversation import CaptureWriter
 from tracer.relay import shared as sh
+from tracer.relay import sockdiag
 from tracer.relay.shared import Kind, Record, RingReader, Shared
 
 _SLICE = 64 << 10
@@ -42,9 +44,10 @@ class _Socket:
 
     interface: int
     hop: str
-    address: str
-    server: dict[str, object]
-    server_pid: int
+    file: tuple[int, int]
+    """Inode and device of the server's socket."""
+    server: processes.Process | None = None
+    server_pid: int = 0
 
 
 @dataclass(slots=True)
@@ -136,31 +139,46 @@ class Recorder:
         elif record.kind == Kind.END:
             self._ended = True
 
-    def _listener(self, about: dict[str, object]) -> None:
-        number, hop, path = int(str(about["listener"])), str(about["hop"]), str(about["path"])
-        inode = int(str(about["server_inode"]))
-        pid = processes.holders({inode}).get(inode, 0) if inode else 0
-        who = processes.describe(pid) if pid else None
-        with contextlib.suppress(OSError):  # the worker is gone
-            self.link.send(json.dumps({"listener": number, "server": pid}).encode())
-        name = who.label if who is not None else f"{hop}-server"
-        address = self._writer.endpoint((name, pid) if who is None else (str(who.start), pid), name)
+    def _listener(self, about: dict[str, Any]) -> None:
+        number, hop, path = about["listener"], about["hop"], about["path"]
         interface = self._writer.interface(path, f"{hop} {path}")
-        self._sockets[number] = _Socket(interface, hop, address, _about(who, pid), pid)
+        self._sockets[number] = _Socket(interface, hop, tuple(about["file"]))
+        self._find_server(number)
+
+    def _find_server(self, number: int) -> None:
+        """Find who listens, and tell the worker, which watches for that process's end (E1)."""
+        at = self._sockets[number]
+        listener = sockdiag.find_listener(*at.file)
+        if listener is not None:
+            at.server_pid = processes.holders({listener.inode}).get(listener.inode, 0)
+            at.server = processes.describe(at.server_pid) if at.server_pid else None
+        with contextlib.suppress(OSError):  # the worker is gone
+            self.link.send(json.dumps({"listener": number, "server": at.server_pid}).encode())
 
     def _opened(self, number: int, time_ns: int, payload: bytes) -> None:
         listener, pid, uid, gid = (int(part) for part in payload.split(b","))
         at = self._sockets[listener]
-        who = processes.describe(pid)
-        name = who.label if who is not None else f"pid-{pid}"
-        address = self._writer.endpoint((str(who.start) if who is not None else "?", pid), name)
-        client = {**_about(who, pid), "uid": uid, "gid": gid}
+        if not at.server_pid:
+            self._find_server(listener)  # it may not have listened yet when it was taken
+        client, client_address = self._about(processes.describe(pid), pid, f"pid-{pid}")
+        server, server_address = self._about(at.server, at.server_pid, f"{at.hop}-server")
+        client |= {"uid": uid, "gid": gid}
         if pid and pid == at.server_pid:
             client["self"] = True  # R8: CRI-O calls its own socket
         self._open[number] = 2
-        self._writer.open(
-            number, at.interface, at.hop, address, at.address, time_ns, {"client": client, "server": at.server}
-        )
+        peers = {"client": client, "server": server}
+        self._writer.open(number, at.interface, at.hop, client_address, server_address, time_ns, peers)
+
+    def _about(self, who: processes.Process | None, pid: int, unknown: str) -> tuple[dict[str, object], str]:
+        """What the opening packet's comment says of a process, and its address; `unknown` is its name if it is gone."""
+        if who is None:
+            return {"pid": pid} if pid else {}, self._writer.endpoint((unknown, pid), unknown)
+        about: dict[str, object] = {"pid": pid, "uid": who.uid, "name": who.label, "exe": who.exe}
+        if who.command:
+            about["command"] = " ".join(who.command)
+        if who.unit:
+            about["unit"] = who.unit
+        return about, self._writer.endpoint((str(who.start), pid), who.label)
 
     # --- the file ---
 
@@ -198,15 +216,3 @@ class Recorder:
             self._stop(f"capture stopped: {error.strerror}")
         else:
             self._written += len(data)
-
-
-def _about(who: processes.Process | None, pid: int) -> dict[str, object]:
-    """What the opening packet's comment says of a process."""
-    if who is None:
-        return {"pid": pid} if pid else {}
-    about: dict[str, object] = {"pid": pid, "uid": who.uid, "name": who.label, "exe": who.exe}
-    if who.command:
-        about["command"] = " ".join(who.command)
-    if who.unit:
-        about["unit"] = who.unit
-    return about

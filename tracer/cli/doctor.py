@@ -133,7 +133,7 @@ def _main_socket(about: str, path: str) -> Iterator[Finding]:
     from tracer.relay.exchange import answers
 
     status = os.stat(path)
-    listener = sockdiag.find_listener(status)
+    listener = sockdiag.find_listener(status.st_ino, status.st_dev)
     if listener is None and not answers(path):
         yield Finding("no", about, "nobody listens on it: its server has ended or is not up yet")
         return

@@ -135,7 +135,7 @@ class Exchange:
             status = os.lstat(self.upstream)
         except FileNotFoundError:
             return False
-        if sockdiag.find_listener(status) is not None:
+        if sockdiag.find_listener(status.st_ino, status.st_dev) is not None:
             return True
         return not self.server_inode and answers(self.upstream)
 
@@ -245,7 +245,7 @@ def _take(
     before = os.lstat(real)
     if not stat.S_ISSOCK(before.st_mode):
         raise Refused("is no socket")
-    server = sockdiag.find_listener(before)
+    server = sockdiag.find_listener(before.st_ino, before.st_dev)
     credentials = _credentials(server, real)
     home = homes.for_folder(folder, folder_fd)
     try:

@@ -179,14 +179,13 @@ class Listeners:
                 "listener": exchange.number,
                 "hop": exchange.hop,
                 "path": exchange.path,
-                "server_inode": exchange.server_inode,
+                "file": exchange.twin,
             }
         ).encode()
 
     def _established(self, listener: Listener) -> int:
         """Connections to the twin that did not come through us."""
-        inode, device = listener.exchange.twin
-        key = (inode & 0xFFFFFFFF, os.major(device) << 20 | os.minor(device))
+        key = sockdiag.file_key(*listener.exchange.twin)
         there = sum(each.file == key and each.state == sockdiag.TCP_ESTABLISHED for each in sockdiag.unix_sockets())
         return max(0, there - listener.open_connections)
 
@@ -195,7 +194,9 @@ class Listeners:
         exchange = listener.exchange
         if listener.retired or exchange.given_back:
             return
-        if exchange.server_inode:
+        server = sockdiag.find_listener(*exchange.twin)
+        if server is not None or exchange.server_inode:
+            exchange.server_inode = server.inode if server is not None else exchange.server_inode
             self.check(listener)
         elif exchange.twin_listens():
             self._ask_who_listens(listener)

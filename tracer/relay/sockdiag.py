@@ -93,15 +93,14 @@ def _parse(payload: bytes) -> UnixSocket:
     return UnixSocket(state, inode, name, file, peer, uid)
 
 
-def file_key(status: os.stat_result) -> tuple[int, int]:
-    """What `UnixSocket.file` says of a file with this status (the kernel's own form of the device number)."""
-    device = os.major(status.st_dev) << 20 | os.minor(status.st_dev)
-    return status.st_ino & 0xFFFFFFFF, device
+def file_key(inode: int, device: int) -> tuple[int, int]:
+    """What `UnixSocket.file` says of a file with this st_ino and st_dev: the kernel's form of the device number."""
+    return inode & 0xFFFFFFFF, os.major(device) << 20 | os.minor(device)
 
 
-def find_listener(status: os.stat_result) -> UnixSocket | None:
-    """The listening socket bound to the file of this status; None: nobody listens, or in another network namespace."""
-    key = file_key(status)
+def find_listener(inode: int, device: int) -> UnixSocket | None:
+    """Who listens on this file (st_ino, st_dev); None: nobody, or somebody in another network namespace."""
+    key = file_key(inode, device)
     pattern = struct.pack("=LL", *key)  # a node has hundreds of listeners: look for the bytes, parse the one
     found = None
     for data in _dump(1 << TCP_LISTEN):

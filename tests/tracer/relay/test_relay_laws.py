@@ -531,6 +531,17 @@ def test_r8_clients_are_named_by_their_pid_and_servers_by_the_socket_they_hold(f
     assert flow.client.uid == os.getuid()
 
 
+def test_r8_a_server_that_listens_a_moment_after_it_was_taken_is_named_too(folder: Path, serve: Serve) -> None:
+    path = folder / ("5" * 64)
+    with running_relay(folder, [Target("task", str(folder), "", False, False)]) as relay:
+        server = serve(path, pause=0.012)
+        relay.until("taken")
+        server.ready()
+        assert answers(path)
+        flow = opening(finish(relay))
+    assert flow.server.pid == server.process.pid
+
+
 def test_r8_a_server_that_calls_itself_is_labelled_so(folder: Path) -> None:
     path = folder / "s.sock"
     with Peer(path) as server, running_relay(folder, [main_target(path)]) as relay:
