@@ -32,7 +32,7 @@ class _Detector:
         self._waiting: list[tuple[Direction, bytes | int]] = []  # what came before the choice; int: a gap
         self._heads = [b"", b""]
         self._silent = [True, True]
-        self._next_search = 1024  # a search at every read would cost the square of the bytes
+        self._next_search = [1024, 1024]
 
     def feed(self, direction: Direction, data: bytes) -> list[Event]:
         """Take bytes as they came; return what they completed, in order."""
@@ -56,8 +56,9 @@ class _Detector:
     def close(self, direction: Direction) -> list[Event]:
         """Take note of this direction's end; return what stayed incomplete."""
         events: list[Event] = []
-        if self._inner is None and self._heads[direction]:
-            events = self._choose("unknown")
+        head = self._heads[direction]
+        if self._inner is None and head:
+            events = self._choose(_search(direction, head) or "unknown")
         if self._inner is None:
             return events
         events += self._inner.close(direction)
@@ -70,7 +71,7 @@ class _Detector:
     def _decide(self, direction: Direction) -> str:
         """Return the protocol that this direction's first bytes show; empty while they can't tell."""
         head = self._heads[direction]
-        if direction == Direction.REQUEST and http2.PREFACE.startswith(head[: len(http2.PREFACE)]):
+        if direction == Direction.REQUEST and http2.PREFACE.startswith(head[:LOOK]):
             return "grpc" if len(head) >= LOOK else ""
         if len(head) < ttrpc_frames.HEADER_SIZE:
             return "grpc" if http2.is_sound(head) else ""
@@ -84,10 +85,15 @@ class _Detector:
             return "unknown"
         if look == "binary data" and self._expected in _NAMES:
             return self._expected or ""
-        if len(head) < self._next_search:
-            return ""
-        self._next_search = min(2 * len(head), _ENOUGH)
-        return _search(direction, head[:_ENOUGH]) or ("unknown" if len(head) >= _ENOUGH else "")
+        # Looked at again at each doubling, whatever was read at once: how bytes are split must not change the choice.
+        while len(head) >= self._next_search[direction]:
+            size = self._next_search[direction]
+            self._next_search[direction] *= 2
+            if found := _search(direction, head[:size]):
+                return found
+            if size >= _ENOUGH:
+                return "unknown"
+        return ""
 
     def _choose(self, protocol: str) -> list[Event]:
         """Replay what has waited to the dissector of `protocol`."""

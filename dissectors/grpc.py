@@ -39,6 +39,7 @@ from dissectors.http2 import (
     SETTINGS,
     SETTINGS_HEADER_TABLE_SIZE,
     SETTINGS_MAX_FRAME_SIZE,
+    BlockLost,
     Frame,
     FrameReader,
     Item,
@@ -201,8 +202,9 @@ class GrpcConnection:
     def __init__(self) -> None:
         self.protocol = "grpc"
         self._readers = (FrameReader(_REQUEST), FrameReader(_RESPONSE))
-        self._requests = _Heads(self._readers[0].headers, read_request, NO_REQUEST)
-        self._responses = _Heads(self._readers[1].headers, read_response, NO_RESPONSE)
+        self._decoders = (Decoder(), Decoder())
+        self._requests = _Heads(self._decoders[0], read_request, NO_REQUEST)
+        self._responses = _Heads(self._decoders[1], read_response, NO_RESPONSE)
         self._streams: dict[int, _Stream] = {}  # those that have not ended
         self._seen_from: int | None = None  # from this stream id to the highest, every HEADERS was seen
         self._highest_id = 0
@@ -238,7 +240,10 @@ class GrpcConnection:
                 else:
                     self._control(direction, item, events)
             elif isinstance(item, SyncLost):
+                self._decoders[direction].forget()
                 self._lose_sync(direction, events)
+            elif isinstance(item, BlockLost):
+                self._decoders[direction].forget()
             elif isinstance(item, PartialFrame):
                 self._partial(direction, item, events)
             else:
@@ -414,12 +419,12 @@ class GrpcConnection:
             if self._stream(direction, frame, events) is not None:
                 self._reset(frame.stream_id, direction, frame.offset, int.from_bytes(payload, "big"), events)
         elif kind == SETTINGS:
-            other = self._readers[1 - direction]  # the side that keeps to them
+            other = 1 - direction  # the side that keeps to them
             for setting, value in SETTING.iter_unpack(payload):
                 if setting == SETTINGS_HEADER_TABLE_SIZE:
-                    other.headers.allow_table_size(value)
+                    self._decoders[other].allow_table_size(value)
                 elif setting == SETTINGS_MAX_FRAME_SIZE:
-                    other.allow_frame_size(value)
+                    self._readers[other].allow_frame_size(value)
         elif kind == GOAWAY and direction:
             self._last_id = GOAWAY_HEAD.unpack_from(payload)[0] & 0x7FFFFFFF
             for stream_id in [stream_id for stream_id in self._streams if stream_id > self._last_id]:

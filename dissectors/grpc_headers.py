@@ -83,14 +83,13 @@ def read_request(headers: Sequence[Header]) -> RequestHead:
             metadata += _binary(name, value)
             continue
         metadata.append(header if value.isascii() else (name, _text(value)))
+    path = _text(path)
     slash = path.rfind("/")
-    service, method = (path[1:slash], path[slash + 1 :]) if slash > 0 and path[0] == "/" else ("", _text(path))
+    service, method = (path[1:slash], path[slash + 1 :]) if slash > 0 and path[0] == "/" else ("", path)
     problem = ""
     if not _CONTENT_TYPE.match(content_type) and not (unknown and not content_type):
         kind = _text(content_type) or "none"
-        problem = f"no gRPC request: {_text(http_method)} {_text(path)}, content-type {kind}"
-    if not method.isascii():
-        service, method = _text(service), _text(method)
+        problem = f"no gRPC request: {_text(http_method)} {path}, content-type {kind}"
     return RequestHead(service, method, tuple(metadata), timeout_ns, encoding, problem)
 
 

@@ -1,11 +1,11 @@
 """HTTP/2: cut one direction of a connection into frames (RFC 9113).
 
 Comes in: bytes as they were read. Goes out: frames with their padding taken off and their header blocks joined, and
-what is no frame. The reader keeps what is needed to read on: its direction's header compression and the largest frame
-allowed. Streams, and what DATA carries, are not known here. The frames' layouts are in `layouts`.
+what is no frame. What a header block says, which streams there are and what DATA carries is not known here. The frames'
+layouts are in `layouts`.
 
-A capture may begin in the middle of a connection, and may have gaps: then the next sound frame is looked for, and the
-header compression is told that it has missed blocks.
+A capture may begin in the middle of a connection, and may have gaps: then the next sound frame is looked for. Where
+frames or header blocks are missing, an item in their place says so: who decodes has to know in the right order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from dissectors.events import Direction, Malformed, Skipped
 from dissectors.foreign import looks_like
-from dissectors.hpack import Decoder
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """What a client sends first (§3.4)."""
@@ -109,12 +108,18 @@ class PartialFrame(NamedTuple):
 
 
 class SyncLost(NamedTuple):
-    """From here on frames are missing, until the next one; there is nothing to show."""
+    """Frames are missing between the item before this and the one after it."""
 
     offset: int
 
 
-Item = Frame | PartialFrame | SyncLost | Malformed | Skipped
+class BlockLost(NamedTuple):
+    """A header block is missing between the item before this and the one after it, or can't be read."""
+
+    offset: int
+
+
+Item = Frame | PartialFrame | SyncLost | BlockLost | Malformed | Skipped
 
 
 def is_sound(header: bytes) -> bool:
@@ -141,10 +146,6 @@ class FrameReader:
     """Cut one direction of an HTTP/2 connection into frames. Holds at most one frame, one header block and one read."""
 
     def __init__(self, direction: Direction) -> None:
-        self.headers = Decoder()
-        """This direction's header compression; who decodes a block calls `forget` on its error."""
-        self.seen_from_start = False
-        """True once the connection's first bytes have come and were what they should be."""
         self._direction = direction
         self._buffer = bytearray()
         self._offset = 0  # in the flow, of the buffer's first byte
@@ -155,6 +156,7 @@ class FrameReader:
         self._max_frame = LARGEST_FRAME_SIZE  # what a capture that begins in the middle has to take
         self._block: _Block | None = None
         self._block_size = 0
+        self._block_lost = False
 
     def allow_frame_size(self, size: int) -> None:
         """Take note of the other side's SETTINGS_MAX_FRAME_SIZE.
@@ -189,7 +191,7 @@ class FrameReader:
             high, length, kind_flags, stream_id = HEADER.unpack_from(self._buffer)
             length, kind, head = high << 16 | length, kind_flags >> 8, bytes(self._buffer[HEADER_SIZE:])
             if kind in _WITH_BLOCK:
-                self._miss_block(items)
+                self._miss_block(self._offset, items)
             flags, stream_id = kind_flags & 0xFF, stream_id & _ID_MASK
             items.append(PartialFrame(self._offset, kind, flags, stream_id, length, head))
             self._skip = length - len(head)
@@ -281,17 +283,16 @@ class FrameReader:
         """Look at a direction's first bytes; return the position after a preface."""
         preface = PREFACE if self._direction == Direction.REQUEST else b""
         if preface.startswith(data[: len(preface)]) and len(data) < len(preface):
-            self._need = len(preface)
+            self._need = 0  # look at the next byte, whatever it is
             return 0
         if len(data) < HEADER_SIZE:
             return 0
         self._started = True
         # A server's first frame is SETTINGS (§3.4), and not the acknowledgement of one.
         if data.startswith(preface) if preface else data[3:5] == b"\x04\x00" and is_sound(data):
-            self.seen_from_start = True
             self._max_frame = DEFAULT_MAX_FRAME_SIZE
             return len(preface)
-        self.headers.forget()
+        items.append(SyncLost(self._offset))
         if not is_sound(data):
             reason = f"no HTTP/2: {looks_like(data)}"
             items.append(Malformed(self._direction, self._offset, reason, data[:HEADER_SIZE], None))
@@ -308,20 +309,21 @@ class FrameReader:
         if kind == CONTINUATION:
             if block is not None and block.stream_id == stream_id:
                 self._continue(block, flags, payload, items)
-            elif self.headers.complete:
-                self._malformed(offset, kind, flags, stream_id, payload, "CONTINUATION without HEADERS", items)
-                self._miss_block(items)
+            else:
+                if not self._block_lost:  # else it may be the end of that one
+                    self._malformed(offset, kind, flags, stream_id, payload, "CONTINUATION without HEADERS", items)
+                self._miss_block(offset, items)
             return
         if block is not None:
             reason = f"{FRAME_NAMES[kind]} within a header block"
             self._malformed(offset, kind, flags, stream_id, payload, reason, items)
-            self._miss_block(items)
+            self._miss_block(offset, items)
         if flags & PADDED and kind in _PADDABLE:
             padding = payload[0] if payload else 0
             if padding >= len(payload):
                 self._malformed(offset, kind, flags, stream_id, payload, "padding longer than the frame", items)
                 if kind != DATA:
-                    self._miss_block(items)
+                    self._miss_block(offset, items)
                     items.append(PartialFrame(offset, kind, flags, stream_id, len(payload), b""))
                 return
             payload = payload[1 : len(payload) - padding]
@@ -345,22 +347,24 @@ class FrameReader:
         if self._block_size > MAX_HEADER_BLOCK:
             reason = f"a header block of {self._block_size} bytes, over the limit"
             items.append(Malformed(self._direction, block.offset, reason, b"", block.stream_id))
-            self._miss_block(items)
+            self._miss_block(block.offset, items)
             return
         self._block = None
         flags = block.flags | END_HEADERS
         items.append(Frame(block.offset, block.type, flags, block.stream_id, b"".join(block.parts)))
 
-    def _miss_block(self, items: list[Item]) -> None:
+    def _miss_block(self, offset: int, items: list[Item]) -> None:
         """Take note that (a part of) a header block is not to be had."""
-        self.headers.forget()
-        block, self._block = self._block, None
+        block, self._block, self._block_lost = self._block, None, True
         if block is not None:
             items.append(PartialFrame(block.offset, block.type, block.flags, block.stream_id, self._block_size, b""))
+        items.append(BlockLost(offset))
 
     def _lose_sync(self, offset: int, items: list[Item]) -> None:
         self._unsound_since = offset
-        self._miss_block(items)
+        if self._block is not None:
+            self._miss_block(offset, items)
+        self._block_lost = True
         items.append(SyncLost(offset))
 
     def _seek(self, data: bytes, position: int, final: bool, items: list[Item]) -> int:

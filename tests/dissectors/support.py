@@ -1,6 +1,7 @@
 """The checks that every dissector has to pass, and the samples they run on.
 
-A script is what a connection's two sides send, in order: (direction, bytes), as it comes from the flow layer.
+A script is what a connection's two sides send, in order, as it comes from the flow layer: (direction, bytes), or
+(direction, number) for a gap of that length.
 """
 
 from __future__ import annotations
@@ -16,9 +17,21 @@ from typing import Any, NamedTuple
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 
-from dissectors.events import CallEnded, CallOpened, Direction, Dissector, Event, Malformed, Skipped
+from dissectors.events import (
+    CallEnded,
+    CallHalfClosed,
+    CallMessage,
+    CallMetadata,
+    CallOpened,
+    Direction,
+    Dissector,
+    Event,
+    Malformed,
+    Skipped,
+)
 
-Script = Sequence[tuple[Direction, bytes]]
+Piece = tuple[Direction, bytes | int]
+Script = Sequence[Piece]
 Maker = Callable[[], Dissector]
 
 REQUEST, RESPONSE = Direction.REQUEST, Direction.RESPONSE
@@ -39,8 +52,23 @@ class Sample(NamedTuple):
 
 def load_sample(name: str) -> Sample:
     data = json.loads((SAMPLES / f"{name}.json").read_text())
-    chunks = [(Direction(direction), base64.b64decode(chunk)) for direction, chunk in data["chunks"]]
-    return Sample(name, data["hop"], chunks)
+    return Sample(name, data["hop"], read_script(data["chunks"]))
+
+
+def read_script(chunks: list[Any]) -> list[Piece]:
+    """Return a script as it stands in a JSON file: bytes are base64, numbers are gaps."""
+    return [
+        (Direction(direction), chunk if isinstance(chunk, int) else base64.b64decode(chunk))
+        for direction, chunk in chunks
+    ]
+
+
+def write_script(script: Script) -> list[Any]:
+    """Return a script for a JSON file."""
+    return [
+        [int(direction), data if isinstance(data, int) else base64.b64encode(data).decode()]
+        for direction, data in script
+    ]
 
 
 def load_samples() -> list[Sample]:
@@ -51,21 +79,24 @@ FOREIGN = ("http1-to-grpc", "http2-to-ttrpc", "text-to-ttrpc", "four-bytes-to-tt
 """Samples in which one side does not speak the socket's protocol."""
 
 
-def run(dissector: Dissector, script: Iterable[tuple[Direction, bytes]], *, close: bool = True) -> list[Event]:
+def run(dissector: Dissector, script: Iterable[Piece], *, close: bool = True) -> list[Event]:
     """Return all events of a script."""
     events: list[Event] = []
     for direction, data in script:
-        events += dissector.feed(direction, data)
+        events += dissector.lost(direction, data) if isinstance(data, int) else dissector.feed(direction, data)
     if close:
         for direction in Direction:
             events += dissector.close(direction)
     return events
 
 
-def split(script: Script, sizes: Callable[[], int]) -> list[tuple[Direction, bytes]]:
+def split(script: Script, sizes: Callable[[], int]) -> list[Piece]:
     """Return the same script in pieces of the sizes that the function gives."""
-    pieces: list[tuple[Direction, bytes]] = []
+    pieces: list[Piece] = []
     for direction, data in script:
+        if isinstance(data, int):
+            pieces.append((direction, data))
+            continue
         position = 0
         while position < len(data):
             size = max(1, sizes())
@@ -74,22 +105,23 @@ def split(script: Script, sizes: Callable[[], int]) -> list[tuple[Direction, byt
     return pieces
 
 
-def by_byte(script: Script) -> list[tuple[Direction, bytes]]:
+def by_byte(script: Script) -> list[Piece]:
     return split(script, lambda: 1)
 
 
-def joined(script: Script) -> list[tuple[Direction, bytes]]:
+def joined(script: Script) -> list[Piece]:
     """Return the same script with neighbouring chunks of one direction as one."""
-    pieces: list[tuple[Direction, bytes]] = []
+    pieces: list[Piece] = []
     for direction, data in script:
-        if pieces and pieces[-1][0] == direction:
-            pieces[-1] = (direction, pieces[-1][1] + data)
+        last = pieces[-1] if pieces else None
+        if last and last[0] == direction and isinstance(data, bytes) and isinstance(last[1], bytes):
+            pieces[-1] = (direction, last[1] + data)
         else:
             pieces.append((direction, data))
     return pieces
 
 
-def split_at_random(script: Script, seed: int) -> list[tuple[Direction, bytes]]:
+def split_at_random(script: Script, seed: int) -> list[Piece]:
     dice = random.Random(seed)
     return split(joined(script), lambda: dice.choice((1, 2, 3, 5, 9, 10, 17, 64, 1000)))
 
@@ -132,6 +164,19 @@ def assert_memory_is_bounded(
     finally:
         tracemalloc.stop()
     assert held < bound, f"{held} bytes are held after {total}"
+
+
+def assert_calls_begin_and_end_once(events: Iterable[Event]) -> None:
+    """Check that each call has one start, then its messages, then at most one end."""
+    open_ids: set[int] = set()
+    for event in events:
+        if isinstance(event, CallOpened):
+            assert event.stream_id not in open_ids
+            open_ids.add(event.stream_id)
+        elif isinstance(event, CallEnded):
+            open_ids.remove(event.stream_id)
+        elif isinstance(event, CallMessage | CallHalfClosed | CallMetadata):
+            assert event.stream_id in open_ids
 
 
 def calls(events: Iterable[Event]) -> list[tuple[str, str, Any]]:

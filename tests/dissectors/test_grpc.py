@@ -33,6 +33,7 @@ from tests.dissectors.support import (
     REQUEST,
     RESPONSE,
     assert_any_split_gives_the_same,
+    assert_calls_begin_and_end_once,
     assert_every_cut_is_quiet,
     assert_memory_is_bounded,
     calls,
@@ -451,15 +452,7 @@ def play(pair: Pair, steps: list[tuple[str, bool, int, bytes]]) -> list[Chunk]:
 @given(st.lists(STEPS, max_size=12), st.integers(0, 99))
 def test_any_frames_give_each_call_one_start_and_one_end(steps: list[tuple[str, bool, int, bytes]], seed: int) -> None:
     script = play(Pair(), steps)
-    open_ids: set[int] = set()
-    for event in assert_any_split_gives_the_same(GrpcConnection, script, [seed]):
-        if isinstance(event, CallOpened):
-            assert event.stream_id not in open_ids
-            open_ids.add(event.stream_id)
-        elif isinstance(event, CallEnded):
-            open_ids.remove(event.stream_id)
-        elif isinstance(event, CallMessage | CallHalfClosed | CallMetadata):
-            assert event.stream_id in open_ids
+    assert_calls_begin_and_end_once(assert_any_split_gives_the_same(GrpcConnection, script, [seed]))
 
 
 @given(st.lists(STEPS, max_size=8), st.lists(st.integers(0, 2000), max_size=3), st.integers(1, 40))

@@ -34,6 +34,7 @@ from tests.dissectors.support import (
     RESPONSE,
     Script,
     assert_any_split_gives_the_same,
+    assert_calls_begin_and_end_once,
     assert_memory_is_bounded,
     calls,
     faults,
@@ -314,15 +315,7 @@ def test_any_frames_give_each_call_one_start_and_one_end(
     connection.feed(REQUEST, request(99)[1])
     connection.feed(RESPONSE, response(99)[1])
     script = [(direction, build_frame(*fields)) for direction, *fields in frames]
-    open_ids: set[int] = set()
-    for event in run(connection, script):
-        if isinstance(event, CallOpened):
-            assert event.stream_id not in open_ids
-            open_ids.add(event.stream_id)
-        elif isinstance(event, CallEnded):
-            open_ids.remove(event.stream_id)
-        elif isinstance(event, CallMessage | CallHalfClosed):
-            assert event.stream_id in open_ids
+    assert_calls_begin_and_end_once(run(connection, script))
 
 
 @pytest.mark.parametrize(
