@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench fuzz clean
 
 help:    ## this text
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -21,7 +21,7 @@ $(VENV)/.dev: pyproject.toml hatch_build.py
 demo: $(VENV)/.demo    ## trace a bundled stand-in runtime, live
 	$(BIN)/podwire demo
 
-test: $(VENV)/.dev    ## every test; those that need root, containerd or tshark say so when they are skipped
+test: lint    ## lint, then every test; those that need root, containerd or tshark say so when they are skipped
 	$(BIN)/python -m pytest -q
 
 lint: $(VENV)/.dev    ## ruff, mypy strict, the rooms' boundaries
@@ -35,6 +35,9 @@ format: $(VENV)/.dev    ## ruff format
 
 bench: $(VENV)/.dev    ## ratios to a peer, in one run
 	$(BIN)/python -m tests.bench
+
+fuzz: $(VENV)/.dev    ## a minute of mutated connections through the dissectors
+	$(BIN)/python -m tests.fuzz.fuzz 60
 
 clean:    ## what was built
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis protos/descriptors.binpb
