@@ -28,6 +28,7 @@ from dissectors.events import (
 from dissectors.grpc import TRANSITIONS, GrpcConnection, Input, State
 from dissectors.grpc_messages import PREFIX
 from dissectors.hpack import UNKNOWN
+from dissectors.http2 import PREFACE
 from tests.dissectors.http2_writer import Chunk, Writer
 from tests.dissectors.support import (
     REQUEST,
@@ -492,3 +493,19 @@ def test_many_finished_calls_leave_nothing(pair: Pair) -> None:
     for stream_id in range(1, 1001, 2):
         run(connection, pair.unary(stream_id), close=False)
     assert connection._streams == {}
+
+
+def test_a_loss_of_sync_does_not_reach_back_to_headers_of_the_same_read(pair: Pair) -> None:
+    """Found by fuzzing: header compression was told of the loss before the headers in front of it were decoded."""
+    call = [(REQUEST, b"".join(data for _, data in [pair.client.start(), *pair.unary()[:2]]))]
+    garbage = (REQUEST, b"\xff" * 40)
+    events = assert_any_split_gives_the_same(GrpcConnection, [*call, garbage])
+    assert calls(events) == [("a.B", "C", None)]
+
+
+@pytest.mark.parametrize("cut", [3, 12, 20])
+def test_a_preface_that_turns_wrong_is_told_at_that_byte(cut: int) -> None:
+    """Found by fuzzing: it was told late if it came in pieces."""
+    wire = PREFACE[:cut] + b"x" * (9 - cut if cut < 8 else 1)
+    events = run(GrpcConnection(), [(REQUEST, wire[index : index + 1]) for index in range(len(wire))], close=False)
+    assert [type(event) for event in events] == [Malformed]
