@@ -167,10 +167,15 @@ class Listeners:
         fd = taken.listener.fileno()
         self._context.handlers[fd] = lambda _events: self._accepted(listener)
         self._context.epoll.register(fd, select.EPOLLIN)
-        missed = self._established(listener) if not target.name else 0
         self._context.record(Kind.LISTENER, 0, 0, 0, self._describe(listener))
-        self._tell("taken", hop=target.hop, path=path, number=number, missed=missed)
+        # Later in this turn: pods start together, and the next shim's socket may wait to be taken.
+        self._timers.after(0, lambda: self._tell_taken(listener))
         self._timers.after(YOUNG_S, lambda: self._grown_up(listener))
+
+    def _tell_taken(self, listener: Listener) -> None:
+        missed = self._established(listener) if not listener.target.name else 0
+        exchange = listener.exchange
+        self._tell("taken", hop=exchange.hop, path=exchange.path, number=exchange.number, missed=missed)
 
     def _describe(self, listener: Listener) -> bytes:
         exchange = listener.exchange
@@ -185,9 +190,7 @@ class Listeners:
 
     def _established(self, listener: Listener) -> int:
         """Connections to the twin that did not come through us."""
-        key = sockdiag.file_key(*listener.exchange.twin)
-        there = sum(each.file == key and each.state == sockdiag.TCP_ESTABLISHED for each in sockdiag.unix_sockets())
-        return max(0, there - listener.open_connections)
+        return max(0, sockdiag.count_connections(*listener.exchange.twin) - listener.open_connections)
 
     def _grown_up(self, listener: Listener) -> None:
         """A server that has bound and not listened by now: put its socket back as it was."""

@@ -98,6 +98,13 @@ def file_key(inode: int, device: int) -> tuple[int, int]:
     return inode & 0xFFFFFFFF, os.major(device) << 20 | os.minor(device)
 
 
+def count_connections(inode: int, device: int) -> int:
+    """How many connections the server bound to this file (st_ino, st_dev) has, those it has not accepted yet too."""
+    pattern = struct.pack("=LL", *file_key(inode, device))
+    payloads = (payload for data in _dump(1 << TCP_ESTABLISHED) if pattern in data for payload in _messages(data))
+    return sum(pattern in payload for payload in payloads)
+
+
 def find_listener(inode: int, device: int) -> UnixSocket | None:
     """Who listens on this file (st_ino, st_dev); None: nobody, or somebody in another network namespace."""
     key = file_key(inode, device)
