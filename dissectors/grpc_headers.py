@@ -10,6 +10,7 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from dissectors.events import Metadata, Status
@@ -67,30 +68,30 @@ def read_request(headers: Sequence[Header]) -> RequestHead:
         if name in _REQUEST_NAMES:
             if name == ":path":
                 path = value
-            elif name == ":method":
+                continue
+            if name == ":method":
                 http_method = value
-            elif name == "content-type":
+                continue
+            if name[0] == ":":
+                continue
+            if name == "content-type":
                 content_type = value
             elif name == "grpc-timeout":
                 timeout_ns = parse_timeout(value)
             elif name == "grpc-encoding":
                 encoding = value
-            elif name == UNKNOWN:
+            else:
                 unknown = True
-            if name[0] == ":":
-                continue
         elif name[-4:] == "-bin":
             metadata += _binary(name, value)
             continue
         metadata.append(header if value.isascii() else (name, _text(value)))
-    path = _text(path)
-    slash = path.rfind("/")
-    service, method = (path[1:slash], path[slash + 1 :]) if slash > 0 and path[0] == "/" else ("", path)
+    service, method = _split_path(path)
     problem = ""
-    if not _CONTENT_TYPE.match(content_type) and not (unknown and not content_type):
+    if content_type != "application/grpc" and not _CONTENT_TYPE.match(content_type) and (content_type or not unknown):
         kind = _text(content_type) or "none"
-        problem = f"no gRPC request: {_text(http_method)} {path}, content-type {kind}"
-    return RequestHead(service, method, tuple(metadata), timeout_ns, encoding, problem)
+        problem = f"no gRPC request: {_text(http_method)} {_text(path)}, content-type {kind}"
+    return tuple.__new__(RequestHead, (service, method, tuple(metadata), timeout_ns, encoding, problem))
 
 
 def read_response(headers: Sequence[Header]) -> ResponseHead:
@@ -147,6 +148,14 @@ def unquote(value: str) -> str:
     return _PERCENT.sub(lambda match: bytes.fromhex(match[1].decode()), value.encode("latin-1")).decode(
         "utf-8", "backslashreplace"
     )
+
+
+@lru_cache(maxsize=512)
+def _split_path(path: str) -> tuple[str, str]:
+    """Return service and method; the same few come by the thousand, and should be one object each."""
+    path = _text(path)
+    slash = path.rfind("/")
+    return (path[1:slash], path[slash + 1 :]) if slash > 0 and path[0] == "/" else ("", path)
 
 
 def _binary(name: str, value: str) -> list[tuple[str, str | bytes]]:
