@@ -4,7 +4,7 @@ One memfd. The worker alone writes records and moves `head`; the recorder alone 
 a process needs to go on after another has died is in here and in the kernel, nowhere else. A record that finds no
 room is not written: the traffic does not wait, and the hole shows in the next record's stream offset.
 
-    word 0..15      counters, by the names below (native 64-bit words: one store each, never torn)
+    word 0..63      counters, by the names below (native 64-bit words: one store each, never torn)
     TABLE           SLOTS connections of SLOT_WORDS words
     RING            records: header (40 bytes) and payload, padded to 8; a record never wraps
 """
@@ -20,12 +20,45 @@ from enum import IntEnum
 from typing import NamedTuple
 
 HEAD, TAIL, WAITING, TICK, ACCEPTED, LOST_BYTES, LOST_CHUNKS, DIRECT, CLOCK_OFFSET = range(1, 10)
-_WORDS = 16
+LAID, ACTIVE, PIPE, EPOLL = range(10, 14)
+"""What a successor of a dead worker needs: where a record is laid that is not committed yet, which direction moved last
+(row × 2 + direction), the pipe it moved through (read end << 32 | write end), the worker's epoll descriptor."""
+WORKER_PID, HOLDER_PID, RECORDER_PID, STATE, DEATHS, BARREN, CHUNKS, UNTIL_NS = range(14, 22)
+"""Who runs; a `State`; workers that died, and how many of them in a row without a chunk between; chunks forwarded; when
+to leave by itself (CLOCK_MONOTONIC, 0 is never)."""
+RECORDER_STATE, RECORDER_DEATHS, CAPTURE_PACKETS, CAPTURE_BYTES, CAPTURE_FILE, DROPPED_BYTES = range(22, 28)
+"""Written by the recorder: a `RecorderState`; (by the holder: recorders that died;) packets and bytes written in all,
+the number of the file of a ring that is being written, bytes of traffic that came out of the ring and did not get into
+a file (disk full or kept free)."""
+_WORDS = 64
+
+
+class State(IntEnum):
+    """What a relay is doing."""
+
+    STARTING = 0
+    TRACING = 1
+    DRAINING = 2
+    """The paths are given back; what is open is forwarded, unrecorded."""
+
+
+class RecorderState(IntEnum):
+    """How far a recorder is. One that ends without having said COMPLETE or FAILED has died, and another goes on."""
+
+    RUNNING = 0
+    COMPLETE = 1
+    FAILED = 2
+    """It gave up (its disk is full, for one), in order."""
+
 
 SLOTS = 16384
 """Connections at once; the next one is refused room in the table and goes unrecorded. Memory is touched when used."""
 SLOT_WORDS = 16
 S_STATE, S_NUMBER, S_CLIENT, S_UPSTREAM, S_LISTENER, S_IN0, S_OUT0, S_IN1, S_OUT1 = range(9)
+S_PIPE0, S_PIPE1, S_FLAGS0, S_FLAGS1, S_PID = range(9, 14)
+"""A row: a `Row`, the connection's number, both descriptors, the listener's number; by direction: bytes read from the
+source, bytes delivered to the target, a pipe that holds what the target has not taken (as PIPE, 0 is none), flags;
+the client's pid."""
 
 RING_BYTES = 32 << 20
 _TABLE_AT = 4096
@@ -35,6 +68,16 @@ _record = struct.Struct("=IHHIIQQQ")  # size, kind, direction, length, spare, co
 RECORD_BYTES = _record.size
 CONTROL_ROOM = 256 << 10
 """Kept free of data, so that openings and ends of connections find room when the ring is full."""
+
+
+class Row(IntEnum):
+    """State of a row of the table."""
+
+    FREE = 0
+    MADE = 1
+    """Both ends are connected; its opening is not in the ring yet."""
+    OPEN = 2
+    CLOSING = 3
 
 
 class Kind(IntEnum):
