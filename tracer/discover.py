@@ -144,12 +144,10 @@ def older_connections(path: str) -> Older:
     """Who is connected to the socket at `path` (sock_diag, this network namespace)."""
     try:
         status = os.stat(path)
-        key = sockdiag.file_key(status.st_ino, status.st_dev)
-        everything = sockdiag.unix_sockets()
+        peers = sockdiag.client_sockets(status.st_ino, status.st_dev)
     except OSError:
         return Older(0, ())
-    peers = [each.peer for each in everything if each.file == key and each.state == sockdiag.TCP_ESTABLISHED]
-    found = processes.holders({peer for peer in peers if peer}) if peers else {}
+    found = processes.holders(peers) if peers else {}
     clients = [processes.describe(pid) for pid in sorted(set(found.values()))]
     return Older(len(peers), tuple(client for client in clients if client is not None))
 

@@ -188,11 +188,15 @@ class Live:
         self._taken.add(path)
         self._held.add(path)
         if missed:
-            self.say(f"{hop} {path}: {missed} connections were made before it was traced and are not seen")
+            self._on_missed(hop, path, missed)
         elif path in self.older:
             self.say(f"{hop} {path}: {_told(self.older.pop(path))}")
         elif again and self._is_main(hop):
             self.say(f"{hop} {path}: its server started again; tracing it")
+
+    def _on_missed(self, hop: str, path: str, count: int) -> None:
+        what = "1 connection was" if count == 1 else f"{count} connections were"
+        self.say(f"{hop} {path}: {what} made before it was traced and not seen")
 
     def _is_main(self, hop: str) -> bool:
         return hop not in FOLDER_HOPS

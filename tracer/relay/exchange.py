@@ -68,6 +68,15 @@ class Homes:
         """All of them, for the file that says what this relay holds."""
         return [home.path for home in self._homes]
 
+    def removed(self) -> list[Home]:
+        """Those that somebody removed, with all the twins in them."""
+        return [home for home in self._homes if os.fstat(home.fd).st_nlink == 0]
+
+    def forget(self, home: Home) -> None:
+        """Let go of a removed one: while it is held open, inotify does not tell that the folder it was in is gone."""
+        os.close(home.fd)
+        self._homes.remove(home)
+
     def remove(self) -> None:
         """Remove the folders that are empty; a twin that lies in one is never removed with it."""
         for home in self._homes:

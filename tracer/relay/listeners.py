@@ -65,7 +65,10 @@ class Listener:
     listening: socket.socket
     credentials: tuple[int, int] | None
     since: float
-    open_connections: int = 0
+    upstreams: set[int] = field(default_factory=set)
+    """Socket inodes of our own connections to its server."""
+    missed: int = 0
+    """Connections found so far that did not come through us."""
     waiting: set[socket.socket] = field(default_factory=set)
     """Clients accepted whose upstream is not connected yet."""
     credentials_seen: bool = False
@@ -102,6 +105,8 @@ class Listeners:
         self._left_alone: dict[str, tuple[int, int]] = {}
         self._numbers = itertools.count(1)
         self.leaving = False
+        self.look_for_folder: Callable[[str], None] = lambda _folder: None
+        """The watcher's; set once there is one."""
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -143,6 +148,10 @@ class Listeners:
         listener = self._by_path.get(f"{folder.rstrip('/')}/{name}")
         if listener is not None and not listener.exchange.path_is_known():
             self._end(listener, "its path was removed")
+        for home in self._homes.removed():
+            for listener in [each for each in self._by_number.values() if each.exchange.home is home]:
+                self._end(listener, "its folder was removed")
+            self._homes.forget(home)
 
     def vanished(self, target: Target, folder: str) -> None:
         """A watched folder is gone, and what was in it."""
@@ -173,9 +182,17 @@ class Listeners:
         self._timers.after(YOUNG_S, lambda: self._grown_up(listener))
 
     def _tell_taken(self, listener: Listener) -> None:
-        missed = self._established(listener) if not listener.target.name else 0
         exchange = listener.exchange
-        self._tell("taken", hop=exchange.hop, path=exchange.path, number=exchange.number, missed=missed)
+        self._count_missed(listener)
+        self._tell("taken", hop=exchange.hop, path=exchange.path, number=exchange.number, missed=listener.missed)
+
+    def _count_missed(self, listener: Listener) -> int:
+        """How many more of a shim's connections than before were found to have been made before the exchange."""
+        if listener.target.name:
+            return 0  # of the main sockets it is known who came first: a trace says it at its start
+        before = listener.missed
+        listener.missed = max(before, self._strangers(listener))
+        return listener.missed - before
 
     def _describe(self, listener: Listener) -> bytes:
         exchange = listener.exchange
@@ -188,15 +205,17 @@ class Listeners:
             }
         ).encode()
 
-    def _established(self, listener: Listener) -> int:
+    def _strangers(self, listener: Listener) -> int:
         """Connections to the twin that did not come through us."""
-        return max(0, sockdiag.count_connections(*listener.exchange.twin) - listener.open_connections)
+        return len(sockdiag.client_sockets(*listener.exchange.twin) - listener.upstreams)
 
     def _grown_up(self, listener: Listener) -> None:
         """A server that has bound and not listened by now: put its socket back as it was."""
         exchange = listener.exchange
         if listener.retired or exchange.given_back:
             return
+        if more := self._count_missed(listener):  # one that had looked the path up just before the swap
+            self._tell("missed", hop=exchange.hop, path=exchange.path, count=more)
         server = sockdiag.find_listener(*exchange.twin)
         if server is not None or exchange.server_inode:
             exchange.server_inode = server.inode if server is not None else exchange.server_inode
@@ -262,6 +281,7 @@ class Listeners:
         for client in list(listener.waiting):
             client.close()
         listener.waiting.clear()
+        self._timers.after(LINGER_S, lambda: self.look_for_folder(listener.exchange.folder))
         self._tell("retired", hop=listener.target.hop, path=listener.exchange.path, reason=why)
 
     def _stop_listening(self, listener: Listener) -> None:
@@ -294,7 +314,7 @@ class Listeners:
         direct = 0
         for listener in list(self._by_path.values()):
             if listener.exchange.given_back:
-                direct += self._established(listener)
+                direct += self._strangers(listener)
                 if not listener.exchange.retake():
                     self._end(listener, "its path changed while connections went direct")
         return direct

@@ -18,9 +18,6 @@ from tracer.relay import system
 from tracer.relay.shared import Shared
 from tracer.relay.worker import Plan, Worker
 
-_PRIORITY = -10
-"""Of the worker: on a busy node a shim's first client comes a few milliseconds after its socket."""
-
 RunRecorder = Callable[[Shared, socket.socket], None]
 """Runs the recorder in its own process, until the END record or until the worker is gone."""
 
@@ -60,8 +57,6 @@ def _become_relay(
     to_recorder.setblocking(False)
     control.setblocking(False)
     system.name_process("podwire-worker")
-    with contextlib.suppress(PermissionError):  # without root
-        os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)
     try:
         Worker(plan, shared, control, to_recorder, recorder).run()
     except Exception as error:

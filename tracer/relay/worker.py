@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from tracer.relay import priority, system
 from tracer.relay import shared as sh
-from tracer.relay import system
 from tracer.relay.exchange import Homes, explain, peer_credentials
 from tracer.relay.held import HeldFile
 from tracer.relay.listeners import YOUNG_S, Listener, Listeners, Timers
@@ -69,6 +69,7 @@ class Worker:
             self._context, self._homes, self._held, self._timers, self.tell, self._accept, force=plan.force
         )
         self._watcher = Watcher(plan.targets, self._listeners)
+        self._listeners.look_for_folder = self._watcher.look_for
         self._connections: dict[int, Connection] = {}
         self._last_number = 0
         self._reserve: list[int] = []
@@ -107,8 +108,10 @@ class Worker:
     def _start(self) -> None:
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGCHLD):
+        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGXCPU):
             signal.signal(number, lambda *_: None)
+        priority.be_ordinary()
+        priority.hurry()
         self._handle(wake_read, lambda _events: self._signalled(wake_read))
         self._reap()  # whoever ended before there was a handler
         self._handle(self._control.fileno(), lambda _events: self._told())
@@ -197,6 +200,13 @@ class Worker:
                 self.leave()
             elif number == signal.SIGCHLD:
                 self._reap()
+            elif number == signal.SIGXCPU:
+                priority.be_ordinary()
+                self._timers.after(priority.ORDINARY_S, self._hurry_again)
+
+    def _hurry_again(self) -> None:
+        if not self._leaving:
+            priority.hurry()
 
     def _reap(self) -> None:
         with suppress(ChildProcessError):
@@ -234,6 +244,7 @@ class Worker:
         if self._leaving:
             return
         self._leaving = True
+        priority.be_ordinary()  # no shim's socket is to be taken any more
         self._ignore(self._watcher.fd)
         self._listeners.leave_all()
         self._context.record(Kind.END, 0, 0, 0)
@@ -285,9 +296,10 @@ class Worker:
         self._shared.words[sh.ACCEPTED] = number
         pid, uid, gid = peer_credentials(client)
         self._context.record(Kind.OPEN, 0, number, 0, b"%d,%d,%d,%d" % (listener.number, pid, uid, gid))
-        listener.open_connections += 1
+        inode = os.fstat(upstream.fileno()).st_ino
+        listener.upstreams.add(inode)
         self._connections[number] = Connection(
-            self._context, number, listener.number, client, upstream, lambda ended: self._closed(listener, ended)
+            self._context, number, listener.number, client, upstream, lambda ended: self._closed(listener, ended, inode)
         )
 
     def _connect_later(self, listener: Listener, client: socket.socket, again_in: float) -> None:
@@ -310,9 +322,9 @@ class Worker:
             raise
         return upstream
 
-    def _closed(self, listener: Listener, connection: Connection) -> None:
+    def _closed(self, listener: Listener, connection: Connection, inode: int) -> None:
         self._connections.pop(connection.number, None)
-        listener.open_connections -= 1
+        listener.upstreams.discard(inode)
         self._suspects.add(listener.number)
         if self._leaving and not self._connections:
             self.tell("drained")

@@ -272,9 +272,10 @@ def test_a_second_tracer_of_the_same_socket_or_folder(folder: Path, server: Path
     assert traced.interrupt() == 0
 
 
-def test_a_folder_that_vanishes(folder: Path) -> None:
-    inner = folder / "gone"
-    inner.mkdir()
+@pytest.mark.parametrize("base", ["", "/dev/shm"])
+def test_a_folder_that_vanishes(folder: Path, base: str) -> None:
+    """On another mount than the runtime folder, ours lies in the one that vanishes."""
+    inner = Path(tempfile.mkdtemp(prefix="pw-", dir=base or folder))
     with grpc_server(inner / "cri.sock"):
         traced = Trace(folder, "--socket", f"cri={inner}/cri.sock", "--socket", f"task={folder}")
         try:
