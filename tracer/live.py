@@ -25,10 +25,10 @@ from tracer.capture.reader import CaptureFile, open_capture
 from tracer.capture.recorder import Limits, Recorder
 from tracer.relay import system
 from tracer.relay.held import locked, make_runtime_folder, mend, runtime_folder
+from tracer.relay.relay import Plan
 from tracer.relay.shared import Shared
 from tracer.relay.start import start_relay
 from tracer.relay.targets import FOLDER_HOPS, Target
-from tracer.relay.worker import Plan
 
 HINT_S = 10.0
 """Without a call for so long, a trace says how to make one."""

@@ -6,6 +6,7 @@ session. Connections are the worker's; it is told of each client through `accept
 
 from __future__ import annotations
 
+import errno
 import heapq
 import itertools
 import json
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 
 from tracer.relay import mounts, sockdiag
 from tracer.relay.exchange import Exchange, Homes, Refused, explain, peer_credentials, take
-from tracer.relay.held import HeldFile
+from tracer.relay.held import Held, HeldFile, HeldSocket
 from tracer.relay.pump import Context
 from tracer.relay.shared import Kind
 from tracer.relay.targets import Target
@@ -84,6 +85,13 @@ class Listener:
         return self.exchange.number
 
 
+def _is_of(held: HeldSocket, target: Target) -> bool:
+    """Whether this socket was taken for this target, whose folder may have a `*` in it."""
+    parts, wanted = held.folder.split("/"), target.folder.split("/")
+    same = len(parts) == len(wanted) and all(want in ("*", part) for part, want in zip(parts, wanted, strict=True))
+    return same and held.hop == target.hop and target.matches(held.name)
+
+
 class Listeners:
     """All of them; the watcher's observer."""
 
@@ -131,6 +139,7 @@ class Listeners:
         self._left_alone.pop(path, None)
         if initial and not target.existing:
             self._left_alone[path] = inode
+            self._held.left_alone(path, inode)
             return
         self._take(target, folder, name)
 
@@ -160,6 +169,40 @@ class Listeners:
                 self._end(listener, "its folder was removed")
         self._tell("vanished", hop=target.hop, folder=folder, required=target.required)
 
+    # --- after a takeover ---
+
+    def go_on(self, held: Held, targets: list[Target]) -> None:
+        """Go on with what a dead predecessor held; its listeners are open still. What it was doing at that moment is
+        found by inode, as all else (E2)."""
+        self._numbers = itertools.count(held.last_number + 1)
+        self._left_alone = dict(held.left_alone)
+        for number, socket_ in held.sockets.items():
+            self._reopen(socket_, next((each for each in targets if _is_of(socket_, each)), None), number)
+
+    def _reopen(self, held: HeldSocket, target: Target | None, number: int) -> None:
+        home = self._homes.at(held.home)
+        try:
+            listening = socket.socket(fileno=held.listening)
+            if target is None or home is None or not listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                raise OSError(errno.ENOENT, "nothing to go on with")
+            folder_fd = os.open(held.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:  # given up at that very moment; its path was ours, or the server's, until then
+            self._held.gone(number)
+            return
+        exchange = Exchange(number, held.hop, held.folder, held.name, home, folder_fd, held.ours, held.twin)
+        listener = self._add(target, exchange, listening, held.credentials)
+        if not exchange.path_is_ours():
+            exchange.given_back = exchange.path_is_known()
+            if not exchange.given_back:
+                self._end(listener, "its path was removed")
+                return
+            if not self.leaving and not exchange.retake():
+                self._end(listener, "its path changed")
+                return
+        if held.server:
+            self.server_is(number, held.server)
+        self._timers.after(YOUNG_S, lambda: self._grown_up(listener))
+
     # --- taking ---
 
     def _take(self, target: Target, folder: str, name: str) -> None:
@@ -171,15 +214,20 @@ class Listeners:
             self._held.gone(number)
             self._tell("refused", hop=target.hop, path=path, reason=str(refused))
             return
-        listener = Listener(target, taken.exchange, taken.listener, taken.credentials, time.monotonic())
-        self._by_path[path] = self._by_number[number] = listener
-        fd = taken.listener.fileno()
-        self._context.handlers[fd] = lambda _events: self._accepted(listener)
-        self._context.epoll.register(fd, select.EPOLLIN)
-        self._context.record(Kind.LISTENER, 0, 0, 0, self._describe(listener))
+        listener = self._add(target, taken.exchange, taken.listener, taken.credentials)
         # Later in this turn: pods start together, and the next shim's socket may wait to be taken.
         self._timers.after(0, lambda: self._tell_taken(listener))
         self._timers.after(YOUNG_S, lambda: self._grown_up(listener))
+
+    def _add(
+        self, target: Target, exchange: Exchange, listening: socket.socket, credentials: tuple[int, int] | None
+    ) -> Listener:
+        listener = Listener(target, exchange, listening, credentials, time.monotonic())
+        self._by_path[exchange.path] = self._by_number[exchange.number] = listener
+        self._context.handlers[listening.fileno()] = lambda _events: self._accepted(listener)
+        self._context.epoll.register(listening.fileno(), select.EPOLLIN)
+        self._context.record(Kind.LISTENER, 0, 0, 0, self._describe(listener))
+        return listener
 
     def _tell_taken(self, listener: Listener) -> None:
         exchange = listener.exchange
@@ -245,12 +293,17 @@ class Listeners:
         except OSError:
             self.check(listener)
             return
+        self._held.server(number, pid)
         self._context.handlers[listener.pidfd] = lambda _events: self._server_ended(listener)
         self._context.epoll.register(listener.pidfd, select.EPOLLIN)
 
     def _server_ended(self, listener: Listener) -> None:
         self._forget_pidfd(listener)
         self.check(listener)
+
+    def numbered(self, number: int) -> Listener | None:
+        """The one with this number, None if its path was given up."""
+        return self._by_number.get(number)
 
     def check_number(self, number: int) -> None:
         """One of its upstream connections has ended: is its server still there?"""

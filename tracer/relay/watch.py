@@ -58,12 +58,12 @@ class Watcher:
         self._targets = targets
         self._folders: dict[int, tuple[str, set[_Interest]]] = {}
 
-    def start(self) -> None:
-        """Watch everything, and tell of what is there."""
+    def start(self, *, again: bool = False) -> None:
+        """Watch everything, and tell of what is there; `again`: somebody watched before, so what is there is new."""
         for target in self._targets:
             parts = target.folder.strip("/").split("/")
             fixed = parts.index("*") if "*" in parts else len(parts)
-            self._arm(_Interest(target, tuple(parts[fixed:])), "/" + "/".join(parts[:fixed]), initial=True)
+            self._arm(_Interest(target, tuple(parts[fixed:])), "/" + "/".join(parts[:fixed]), initial=not again)
 
     def _arm(self, interest: _Interest, folder: str, *, initial: bool) -> None:
         while True:
