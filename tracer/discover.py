@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from protos.errors import PodwireError
 from tracer import processes
-from tracer.relay import sockdiag
+from tracer.relay import sockdiag, surroundings
 from tracer.relay.held import Held, read_held, runtime_folder
 from tracer.relay.targets import FOLDER_HOPS, Target
 
@@ -106,6 +106,14 @@ def check_access(targets: list[Target]) -> list[Target]:
     if not any(target.name for target in allowed) and refused:
         raise PodwireError(refused)
     return allowed
+
+
+def without_those_a_pod_would_kill(targets: list[Target]) -> tuple[list[Target], list[Target]]:
+    """What may be traced, and what may not: in a pod that a relay cannot leave, no shim's or agent's connection may go
+    through it (R3)."""
+    if not surroundings.dies_with_its_pod():
+        return targets, []
+    return [each for each in targets if each.name], [each for each in targets if not each.name]
 
 
 def target_path(target: Target) -> str:

@@ -29,6 +29,7 @@ from tracer.relay.relay import Plan
 from tracer.relay.shared import Shared
 from tracer.relay.start import start_relay
 from tracer.relay.targets import FOLDER_HOPS, Target
+from tracer.unit import give_unit
 
 HINT_S = 10.0
 """Without a call for so long, a trace says how to make one."""
@@ -69,6 +70,7 @@ class Live:
     _started: bool = False
     _gone: bool = False
     _worker: int = 0
+    _recorders: int = 0
     vanished: str = ""
     """The folder of a named socket, if it was removed and nothing else is left to trace."""
     _left: bool = False
@@ -165,6 +167,13 @@ class Live:
 
     def _on_started(self, pid: int) -> None:
         self._started = True
+
+    def _on_recorder(self, pid: int, holder: int) -> None:
+        self._recorders += 1
+        if self._recorders > 1:
+            self.say("the recorder was killed; another goes on where it was")
+        elif reason := give_unit(self._worker, [self._worker, holder, pid]):
+            self.say(f"the relay has no systemd unit of its own: {reason}")
 
     def _hear(self) -> None:
         message = self.control.recv(65536)

@@ -130,7 +130,7 @@ class Holder:
         if pid == 0:
             leave_process(self._record)
         self._words[sh.RECORDER_PID] = pid
-        relay.tell("recorder", pid=pid)
+        relay.tell("recorder", pid=pid, holder=os.getpid())
 
     def _record(self) -> None:
         relay = self._relay
