@@ -50,9 +50,10 @@ def test_r3_a_pod_that_a_relay_cannot_leave_is_known(
     dies: bool,
 ) -> None:
     (tmp_path / "cgroup").write_text(cgroup)
+    (tmp_path / "ns").mkdir()
     for name, target in namespaces.items():
-        os.symlink(target, tmp_path / name)
+        os.symlink(target, tmp_path / "ns" / name)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     if environment:
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", environment)
-    assert surroundings.dies_with_its_pod(str(tmp_path / "cgroup"), str(tmp_path)) == dies
+    assert surroundings.dies_with_its_pod(str(tmp_path / "cgroup"), str(tmp_path / "ns")) == dies
