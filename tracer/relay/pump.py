@@ -345,6 +345,8 @@ class Connection:
             else:
                 words[sh.LOST_BYTES] += moved
                 words[sh.LOST_CHUNKS] += 1
+            if length < len(buffer):
+                return  # that was all; epoll tells if more has come
 
     def _deliver(self, half: Half, pipe: Pipe) -> bool:
         """Write what waits in a pipe; True when nothing waits any more."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import _thread
 import mmap
 import os
+import platform
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
@@ -34,6 +35,8 @@ a file (disk full or kept free)."""
 ROWS = 28
 """Rows of the table that were ever in use: a higher one is free, and not touched."""
 _WORDS = 64
+_STORES_STAY_IN_ORDER = platform.machine() in ("x86_64", "i686")
+"""Of one processor, as another one sees them (Intel SDM vol. 3A §9.2.2)."""
 
 
 class State(IntEnum):
@@ -209,11 +212,12 @@ class RingWriter:
         # R10: Python has no memory barrier. Two turns of a lock order every store above before the store of `head`
         # on arm64 too: the first release (store-release) completes them, the second acquire (load-acquire of the same
         # word) cannot pass that release, and nothing below passes an acquire.
-        lock = self._lock
-        lock.acquire()
-        lock.release()
-        lock.acquire()
-        lock.release()
+        if not _STORES_STAY_IN_ORDER:
+            lock = self._lock
+            lock.acquire()
+            lock.release()
+            lock.acquire()
+            lock.release()
         self._words[HEAD] = head
         if self._words[WAITING]:
             self._words[WAITING] = 0
