@@ -70,6 +70,7 @@ class Recorder:
     _failed: bool = field(init=False, default=False)
     """Nothing more at all."""
     _ended: bool = field(init=False, default=False)
+    _shared: Shared = field(init=False)
 
     def __post_init__(self) -> None:
         self._writer = CaptureWriter(self._take)
@@ -78,6 +79,7 @@ class Recorder:
         """Until the END record, or until the worker is gone."""
         os.nice(_NICENESS)
         reader = RingReader(shared)
+        self._shared = shared
         poll = select.poll()
         poll.register(shared.recorder_wake, select.POLLIN)
         poll.register(self.link, select.POLLIN)
@@ -100,6 +102,7 @@ class Recorder:
                     worker_is_gone = not self.link.recv(4096)
         self._writer.finish(self._now(shared))
         self._write_out()
+        shared.words[sh.RECORDER_STATE] = sh.RecorderState.FAILED if self._failed else sh.RecorderState.COMPLETE
         os.close(self.fd)
 
     @staticmethod
@@ -116,6 +119,8 @@ class Recorder:
                 self._write_out()
         reader.release()
         self._write_out()
+        self._shared.words[sh.CAPTURE_PACKETS] = self._writer.packets
+        self._shared.words[sh.CAPTURE_BYTES] = self._written
         return any_record
 
     def _record(self, record: Record) -> None:

@@ -55,11 +55,11 @@ def locked(folder: str) -> Iterator[None]:
 class HeldFile:
     """The file of this relay, open and locked for as long as it lives."""
 
-    def __init__(self, folder: str, pid: int, capture: str) -> None:
+    def __init__(self, folder: str, pid: int, capture: str, memory: int) -> None:
         self.path = f"{folder}/{pid}.json"
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
-        self.write({"version": VERSION, "pid": pid, "capture": capture})
+        self.write({"version": VERSION, "pid": pid, "capture": capture, "memory": memory})
 
     def write(self, line: dict[str, object]) -> None:
         """Append one line."""
@@ -84,6 +84,10 @@ class HeldFile:
         """… and no longer."""
         self.write({"gone": number})
 
+    def server(self, number: int, pid: int) -> None:
+        """Who listens behind a path."""
+        self.write({"server": number, "pid": pid})
+
     def remove(self) -> None:
         """At the end of everything."""
         os.unlink(self.path)
@@ -101,6 +105,8 @@ class HeldSocket:
     home: str
     ours: tuple[int, int]
     twin: tuple[int, int]
+    server: int = 0
+    """Pid of the process that listens behind it, 0 if it is not known."""
 
     @property
     def path(self) -> str:
@@ -122,6 +128,8 @@ class Held:
     folders: list[tuple[str, str]] = field(default_factory=list)
     """Hop and folder of each folder of sockets that is watched."""
     sockets: dict[int, HeldSocket] = field(default_factory=dict)
+    memory: int = -1
+    """Descriptor of the shared memory (shared.py) in every process of the relay."""
 
 
 def read_held(folder: str) -> Iterator[Held]:
@@ -146,7 +154,7 @@ def _read(file: str) -> Held:
         except BlockingIOError:
             alive = True
         head = json.loads(lines.readline())
-        held = Held(file, int(head["pid"]), str(head["capture"]), alive)
+        held = Held(file, int(head["pid"]), str(head["capture"]), alive, memory=head["memory"])
         for line in lines:
             try:
                 entry = json.loads(line)
@@ -168,6 +176,8 @@ def _read(file: str) -> Held:
                 held.draining = True
             elif "watching" in entry:
                 held.folders.append((entry["hop"], entry["watching"]))
+            elif "server" in entry and entry["server"] in held.sockets:
+                held.sockets[entry["server"]].server = entry["pid"]
     return held
 
 

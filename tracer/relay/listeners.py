@@ -245,6 +245,7 @@ class Listeners:
         except OSError:
             self.check(listener)
             return
+        self._held.server(number, pid)
         self._context.handlers[listener.pidfd] = lambda _events: self._server_ended(listener)
         self._context.epoll.register(listener.pidfd, select.EPOLLIN)
 

@@ -111,6 +111,7 @@ class Context:
 
     def take_slot(self) -> int:
         """First word of a free row of the table, -1 if it is full."""
+        self.words[sh.ROWS] = max(self.words[sh.ROWS], sh.SLOTS - len(self._free_slots) + 1)
         return self._free_slots.pop() * sh.SLOT_WORDS if self._free_slots else -1
 
     def give_slot(self, base: int) -> None:
@@ -191,7 +192,7 @@ class Connection:
         self.closed = False
         self.base = context.take_slot()
         if self.base >= 0:
-            row = (1, number, client.fileno(), upstream.fileno(), listener, 0, 0, 0, 0)
+            row = (sh.Row.OPEN, number, client.fileno(), upstream.fileno(), listener, 0, 0, 0, 0)
             for word, value in enumerate(row):
                 context.table[self.base + word] = value
         context.handlers[client.fileno()] = self._client_event

@@ -30,6 +30,8 @@ RECORDER_STATE, RECORDER_DEATHS, CAPTURE_PACKETS, CAPTURE_BYTES, CAPTURE_FILE, D
 """Written by the recorder: a `RecorderState`; (by the holder: recorders that died;) packets and bytes written in all,
 the number of the file of a ring that is being written, bytes of traffic that came out of the ring and did not get into
 a file (disk full or kept free)."""
+ROWS = 28
+"""Rows of the table that were ever in use: a higher one is free, and not touched."""
 _WORDS = 64
 
 

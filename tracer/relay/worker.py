@@ -63,7 +63,7 @@ class Worker:
         shared.words[sh.CLOCK_OFFSET] = time.time_ns() - time.monotonic_ns()
         self._context = Context(shared, self._epoll)
         self._timers = Timers()
-        self._held = HeldFile(plan.runtime_folder, os.getpid(), plan.capture)
+        self._held = HeldFile(plan.runtime_folder, os.getpid(), plan.capture, shared.fd)
         self._homes = Homes(plan.runtime_folder, os.getpid())
         self._listeners = Listeners(
             self._context, self._homes, self._held, self._timers, self.tell, self._accept, force=plan.force
@@ -86,6 +86,8 @@ class Worker:
         """Relay until told to leave and the last connection has ended."""
         self._fill_reserve()
         handlers, epoll, words = self._context.handlers, self._epoll, self._shared.words
+        words[sh.WORKER_PID], words[sh.RECORDER_PID] = os.getpid(), self._recorder_pid
+        words[sh.STATE] = sh.State.TRACING
         self._start()
         while not self._over():
             try:
@@ -108,7 +110,7 @@ class Worker:
     def _start(self) -> None:
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGXCPU):
+        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGXCPU, signal.SIGUSR1):
             signal.signal(number, lambda *_: None)
         priority.be_ordinary()
         priority.hurry()
@@ -198,6 +200,10 @@ class Worker:
         for number in os.read(wake_read, 4096):
             if number == signal.SIGTERM:
                 self.leave()
+            elif number == signal.SIGUSR1:
+                self.leave()
+                for connection in list(self._connections.values()):
+                    connection.close()
             elif number == signal.SIGCHLD:
                 self._reap()
             elif number == signal.SIGXCPU:
@@ -219,6 +225,8 @@ class Worker:
 
     def _recorder_ended(self, status: int) -> None:
         self._recorder_done = True
+        if self._shared.words[sh.RECORDER_STATE] == sh.RecorderState.RUNNING:
+            self._shared.words[sh.RECORDER_STATE] = sh.RecorderState.FAILED
         self._context.recording = False
         self._context.owed.clear()
         self.tell("recorded", status=status)
@@ -249,6 +257,7 @@ class Worker:
         self._listeners.leave_all()
         self._context.record(Kind.END, 0, 0, 0)
         self._context.recording = False
+        self._shared.words[sh.STATE] = sh.State.DRAINING
         self._held.write({"draining": len(self._connections)})
         self.tell("draining", connections=len(self._connections))
 
@@ -298,9 +307,10 @@ class Worker:
         self._context.record(Kind.OPEN, 0, number, 0, b"%d,%d,%d,%d" % (listener.number, pid, uid, gid))
         inode = os.fstat(upstream.fileno()).st_ino
         listener.upstreams.add(inode)
-        self._connections[number] = Connection(
+        self._connections[number] = connection = Connection(
             self._context, number, listener.number, client, upstream, lambda ended: self._closed(listener, ended, inode)
         )
+        self._shared.table[connection.base + sh.S_PID] = pid
 
     def _connect_later(self, listener: Listener, client: socket.socket, again_in: float) -> None:
         self._timers.after(again_in, lambda: self._connect(listener, client, min(again_in * 2, _RETRY_MOST_S)))
