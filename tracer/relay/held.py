@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,7 @@ class HeldFile:
         self.path = f"{folder}/{pid}.json"
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
-        self.write({"version": VERSION, "pid": pid, "capture": capture, "memory": memory})
+        self.write({"version": VERSION, "pid": pid, "capture": capture, "memory": memory, "since_ns": time.time_ns()})
 
     def write(self, line: dict[str, object]) -> None:
         """Append one line."""
@@ -130,6 +131,12 @@ class Held:
     sockets: dict[int, HeldSocket] = field(default_factory=dict)
     memory: int = -1
     """Descriptor of the shared memory (shared.py) in every process of the relay."""
+    since_ns: int = 0
+    """When it began (UTC)."""
+    left: list[HeldSocket] = field(default_factory=list)
+    """What it held when it left its paths to drain."""
+    given_up: dict[int, HeldSocket] = field(default_factory=dict)
+    """Paths that it does not hold any more; connections that were made through them may still be open."""
 
 
 def read_held(folder: str) -> Iterator[Held]:
@@ -154,7 +161,9 @@ def _read(file: str) -> Held:
         except BlockingIOError:
             alive = True
         head = json.loads(lines.readline())
-        held = Held(file, int(head["pid"]), str(head["capture"]), alive, memory=head["memory"])
+        held = Held(
+            file, int(head["pid"]), str(head["capture"]), alive, memory=head["memory"], since_ns=head["since_ns"]
+        )
         for line in lines:
             try:
                 entry = json.loads(line)
@@ -171,9 +180,11 @@ def _read(file: str) -> Held:
                     tuple(entry["twin"]),
                 )
             elif "gone" in entry:
-                held.sockets.pop(entry["gone"], None)
+                if entry["gone"] in held.sockets:
+                    held.given_up[entry["gone"]] = held.sockets.pop(entry["gone"])
             elif "draining" in entry:
                 held.draining = True
+                held.left = list(held.sockets.values())
             elif "watching" in entry:
                 held.folders.append((entry["hop"], entry["watching"]))
             elif "server" in entry and entry["server"] in held.sockets:
