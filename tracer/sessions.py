@@ -22,7 +22,6 @@ TRACING, DRAINING, DEAD = "tracing", "draining", "dead"
 
 _FATAL_HOPS = frozenset({"task", "agent"})
 """Who loses such a connection takes the other end for dead, and removes its containers."""
-_SPOOL_PREFIX = "trace-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,8 @@ class Session:
     def troubles(self) -> list[str]:
         """What is not as it should be, in words."""
         if self.state == DEAD:
-            return ["it was killed: podwire doctor --mend gives back what it held"]
+            lost = lost_with(self.held)
+            return [f"it was killed{f': {lost}' if lost else ''} (podwire doctor --mend gives back what it held)"]
         found = [f"its {part.name} (pid {part.pid}) is not there" for part in self.parts if not part.alive]
         if self.counters is None:
             found.append("its processes cannot be seen from here")
@@ -134,6 +134,12 @@ def read_session(pid: int) -> Session | None:
         if held.pid == pid:
             return _look_at(held)
     return None
+
+
+def draining_text(connections: int) -> str:
+    """What the end of a trace says of connections that are still open."""
+    go = "connection goes" if connections == 1 else "connections go"
+    return f"draining: {connections} {go} on through the relay, unrecorded, until they end"
 
 
 def choose(sessions: Iterable[Session], named: str | None) -> Session:
@@ -194,18 +200,6 @@ def lost_with(held: Held) -> str:
     return text
 
 
-def forgotten_spools(folder: str) -> list[str]:
-    """Captures in the spool folder that no trace records into any more."""
-    names = sorted(name for name in os.listdir(folder) if name.startswith(_SPOOL_PREFIX))
-    live = [held for held in files.read_held(files.runtime_folder()) if held.alive and not held.draining]
-    stems = [os.path.basename(held.capture).removesuffix(".pcapng") for held in live]
-    return [f"{folder}/{name}" for name in names if not any(_belongs(name, stem) for stem in stems)]
-
-
-def _belongs(name: str, stem: str) -> bool:
-    return name.startswith(stem) and not name[len(stem) : len(stem) + 1].isdigit()
-
-
 def _named(sockets: list[HeldSocket]) -> str:
     return ", ".join(sorted({f"{each.hop} {each.path}" for each in sockets}))
 
@@ -249,13 +243,14 @@ def _connection(row: memoryview, held: Held) -> Connection:
         at.path if at is not None else "",
         row[sh.S_PID],
         server,
-        _sandbox_of(server) or _sandbox_of(row[sh.S_PID]),
+        sandbox_of(server) or sandbox_of(row[sh.S_PID]),
         row[sh.S_IN0],
         row[sh.S_OUT1],
     )
 
 
-def _sandbox_of(pid: int) -> str:
+def sandbox_of(pid: int) -> str:
+    """The sandbox that a shim serves; empty if this process is none, or gone."""
     process = processes.describe(pid) if pid else None
     return process.sandbox if process is not None else ""
 
