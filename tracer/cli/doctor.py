@@ -85,7 +85,7 @@ def _sessions(*, mend_now: bool) -> Iterator[Finding]:
             continue
         if session.state == sessions.DRAINING:
             number = counted(len(session.connections), "connection")
-            yield Finding("note", about, f"draining: forwards {number} that were open, until they end")
+            yield Finding("note", about, f"draining: forwards {number} until the end of each")
         else:
             text = f"traces {paths} into {session.capture} (podwire stop {session.pid} ends it)"
             yield Finding("note", about, text)
@@ -114,18 +114,20 @@ def _dead(session: Session, paths: str, *, mend_now: bool) -> Iterator[Finding]:
 def _spools(*, mend_now: bool) -> Iterator[Finding]:
     """Captures without a name that nobody will read any more; the next trace would remove them too."""
     from tracer import spool
-    from tracer.relay.held import locked, runtime_folder
+    from tracer.relay.held import locked, make_runtime_folder, runtime_folder
 
-    if not os.path.isdir(runtime_folder()):
-        return
-    with locked(runtime_folder()):
+    if not mend_now:
         for path in spool.forgotten():
-            if mend_now:
-                os.unlink(path)
-                yield Finding("ok", "removed", f"{path}, the capture of a trace that has ended")
-            else:
-                text = f"{path}: the capture of a trace that has ended; the next podwire trace removes it"
-                yield Finding("note", "spool", text)
+            text = f"{path}: the capture of a trace that has ended; the next podwire trace removes it"
+            yield Finding("note", "spool", text)
+        return
+    make_runtime_folder(runtime_folder())
+    with locked(runtime_folder()):
+        left = spool.forgotten()
+        for path in left:
+            os.unlink(path)
+    for path in left:
+        yield Finding("ok", "removed", f"{path}, the capture of a trace that has ended")
 
 
 def _sockets(named: list[str]) -> Iterator[Finding]:

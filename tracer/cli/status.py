@@ -121,11 +121,9 @@ def _relay(session: Session, counters: Counters) -> str:
     from tracer.output.units import counted
 
     parts = [f"{part.name} {part.pid}{'' if part.alive else ' (not there)'}" for part in session.parts]
-    if counters.deaths:
-        parts.append(f"{counted(counters.deaths, 'worker')} died and were replaced")
-    if counters.recorder_deaths:
-        parts.append(f"{counted(counters.recorder_deaths, 'recorder')} died and were replaced")
-    return ", ".join(parts)
+    dead = [(counters.deaths, "worker"), (counters.recorder_deaths, "recorder")]
+    deaths = ", ".join(counted(count, what) for count, what in dead if count)
+    return ", ".join(parts) + (f"; deaths so far: {deaths}" if deaths else "")
 
 
 def session_json(session: Session) -> dict[str, object]:

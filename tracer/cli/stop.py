@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
     running = [each for each in sessions.read_sessions() if each.state != sessions.DEAD]
     if args.session is None and not args.now:
-        running = [each for each in running if each.state == sessions.TRACING]
+        running = _tracing(running)
     session = sessions.choose(running, args.session)
     if args.now:
         _warn(session)
@@ -48,6 +48,17 @@ def run(args: argparse.Namespace) -> int:
             raise PodwireError("nothing was stopped")
         return _cut(session)
     return _leave(session)
+
+
+def _tracing(running: list[Session]) -> list[Session]:
+    """Those that drain have been stopped. Raises PodwireError if there are only such ones."""
+    from tracer.sessions import TRACING
+
+    tracing = [each for each in running if each.state == TRACING]
+    if running and not tracing:
+        draining = ", ".join(str(each.pid) for each in running)
+        raise PodwireError(f"no trace is running; draining: {draining} (podwire stop --now cuts what drains)")
+    return tracing
 
 
 def _leave(session: Session) -> int:
