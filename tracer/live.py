@@ -90,8 +90,7 @@ class Live:
         limits = self.options.limits
         with locked(folder):
             self._mend()
-            for left in spool.forgotten():
-                os.unlink(left)
+            spool.remove_forgotten()
             discover.refuse_second_tracer(self.options.targets)
             fd = create_capture(self.capture)
 

@@ -124,8 +124,9 @@ class Session:
 
 
 def read_sessions() -> list[Session]:
-    """All sessions of this user."""
-    return [_look_at(held) for held in files.read_held(files.runtime_folder())]
+    """All sessions of this user, without one that ended while it was looked at."""
+    looked_at = [_look_at(held) for held in files.read_held(files.runtime_folder())]
+    return [each for each in looked_at if each.counters is not None or os.path.exists(each.held.file)]
 
 
 def read_session(pid: int) -> Session | None:
@@ -158,26 +159,22 @@ def choose(sessions: Iterable[Session], named: str | None) -> Session:
     return among[0]
 
 
-def send_signal(session: Session, number: signal.Signals) -> bool:
-    """Signal the worker that the session has now; False if there is none at this moment."""
+def send_signal(session: Session, number: signal.Signals) -> None:
+    """Signal the worker that the session has now; nothing happens if there is none at this moment."""
     fd = _open_memory(session.held)
     if fd < 0:
-        return False
+        return
     try:
         pid = sh.snapshot(fd).words[sh.WORKER_PID]
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return
     finally:
         os.close(fd)
     try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        return False
-    try:
-        if not _is_of(pid, session.held):  # looked at once it is sure to stay the same process
-            return False
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, number)
-            return True
-        return False
+        if _is_of(pid, session.held):  # looked at once it is sure to stay the same process
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, number)
     finally:
         os.close(pidfd)
 

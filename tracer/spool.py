@@ -3,6 +3,7 @@ removes it at its end, and the next start, or `podwire doctor --mend`, those tha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 
@@ -36,6 +37,15 @@ def forgotten() -> list[str]:
     live = [each for each in files.read_held(files.runtime_folder()) if each.alive and not each.draining]
     used = {_stem(os.path.basename(each.capture)) for each in live}
     return [f"{folder}/{name}" for name in names if (stem := _stem(name)) and stem not in used]
+
+
+def remove_forgotten() -> list[str]:
+    """Remove those; returns them. Only while `held.locked` is held."""
+    paths = forgotten()
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # whoever started that trace is just removing it
+            os.unlink(path)
+    return paths
 
 
 def _stem(name: str) -> str:

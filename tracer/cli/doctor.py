@@ -123,10 +123,8 @@ def _spools(*, mend_now: bool) -> Iterator[Finding]:
         return
     make_runtime_folder(runtime_folder())
     with locked(runtime_folder()):
-        left = spool.forgotten()
-        for path in left:
-            os.unlink(path)
-    for path in left:
+        removed = spool.remove_forgotten()
+    for path in removed:
         yield Finding("ok", "removed", f"{path}, the capture of a trace that has ended")
 
 

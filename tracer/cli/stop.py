@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # heavy: imported by run
 
 _WAIT_S = 1.0
 """What giving the paths back may take."""
-_LOOK_AGAIN_S = 0.02
+_LOOK_AGAIN_S = 0.05
 
 DESCRIPTION = """
 Give a session's paths back and finish its capture; connections that are open go on through its relay, unrecorded, until
@@ -99,19 +99,15 @@ def _cut(session: Session) -> int:
 
 
 def _until(session: Session, number: signal.Signals, done: Callable[[Session], bool]) -> Session | None:
-    """Signal its worker, and its successor if there is another by then, until it is done; the session as it is then, or
-    None if it has ended."""
+    """Signal its worker until it is done, or the time is up; the session as it is then, None if it has ended."""
     from tracer import sessions
 
     until = time.monotonic() + _WAIT_S
-    told = 0
     while True:
         now = sessions.read_session(session.pid)
         if now is None or done(now):
             return now
-        worker = next((part.pid for part in now.parts if part.name == "worker" and part.alive), 0)
-        if worker not in (0, told) and sessions.send_signal(now, number):
-            told = worker
+        sessions.send_signal(now, number)  # again and again: the worker may have been replaced, or be just starting
         if time.monotonic() > until:
             return now
         time.sleep(_LOOK_AGAIN_S)

@@ -7,7 +7,7 @@ import os
 import select
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TextIO
 
 from protos.errors import PodwireError
@@ -115,8 +115,9 @@ def run(args: argparse.Namespace) -> int:
             if lost:
                 _say(f"stdout was not read to the end: {lost} bytes of the capture are lost")
     finally:
-        if not named and not detached and os.path.exists(capture):
-            os.unlink(capture)
+        if not named and not detached:
+            with suppress(FileNotFoundError):  # another trace that started meanwhile may have removed it
+                os.unlink(capture)
     if live.vanished:
         raise PodwireError(f"{live.vanished}: the folder was removed, nothing is left to trace")
     if live.draining:

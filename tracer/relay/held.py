@@ -156,7 +156,7 @@ def read_held(folder: str) -> Iterator[Held]:
 def _read(file: str) -> Held:
     with open(file, encoding="utf-8") as lines:
         try:
-            fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lines, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: who else asks is not taken for the relay
             alive = False
         except BlockingIOError:
             alive = True
