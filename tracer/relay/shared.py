@@ -141,6 +141,22 @@ class Shared:
         os.close(self.fd)
 
 
+class Snapshot(NamedTuple):
+    """The counters, and the rows of the table that are in use, at one moment."""
+
+    words: memoryview
+    rows: list[memoryview]
+
+
+def snapshot(fd: int) -> Snapshot:
+    """What the memory behind `fd` says now, for who has no part in it. It is read, not mapped: that makes no page that
+    is not there yet."""
+    words = memoryview(os.pread(fd, _WORDS * 8, 0)).cast("Q")
+    table = memoryview(os.pread(fd, words[ROWS] * SLOT_WORDS * 8, _TABLE_AT)).cast("Q")
+    rows = [table[at : at + SLOT_WORDS] for at in range(0, len(table), SLOT_WORDS)]
+    return Snapshot(words, [row for row in rows if row[S_STATE] != Row.FREE])
+
+
 class RingWriter:
     """The worker's side. `reserve` → fill → `lay` → (the bytes move) → `commit`."""
 
