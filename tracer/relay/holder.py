@@ -91,7 +91,6 @@ class Holder:
                     continue
                 if words[sh.TICK] != tick:
                     looks, tick = 0, words[sh.TICK]
-                    idle = not _is_ready(epoll)
                 elif not _is_ready(epoll):
                     idle = True
                 else:
