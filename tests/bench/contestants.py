@@ -43,7 +43,8 @@ def socat(folder: Path, server: Path, dumps: bool = False) -> Iterator[Path]:
     """A process for each connection, which copies 8 KiB at a time."""
     path = folder / "socat.sock"
     options = ["-r", str(folder / "requests"), "-R", str(folder / "replies")] if dumps else []
-    process = subprocess.Popen(["socat", *options, f"UNIX-LISTEN:{path},fork", f"UNIX-CONNECT:{server}"])
+    command = ["socat", *options, f"UNIX-LISTEN:{path},fork", f"UNIX-CONNECT:{server}"]
+    process = subprocess.Popen(command, start_new_session=True)  # as the relay is
     try:
         yield path
     finally:

@@ -3,6 +3,9 @@ connection and each side, so that what differs between two runs is what lies bet
 
 A connection says hello (one byte each way, so that everything on its way is there), waits for its start, and then
 makes its round trips one after the other.
+
+Clients, servers and what lies between are sessions of their own, as they are services of their own on a node: the
+kernel shares a core out among sessions (autogroup), and one that shared its peer's would be scheduled otherwise.
 """
 
 from __future__ import annotations
@@ -109,6 +112,7 @@ class Clients:
 
 
 def _serve(listener: socket.socket, talk: Talk) -> None:
+    os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     reply = _pieces(talk.reply)
     while True:
