@@ -3,8 +3,6 @@ folder of its own and the server's path, and gives the path to dial."""
 
 from __future__ import annotations
 
-import ctypes
-import os
 import select
 import socket
 import subprocess
@@ -15,21 +13,16 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench import processes
 from tests.bench.load import Talk
 from tracer.capture.flows import FlowData, FlowGap, FlowTable
 from tracer.capture.packets import Notice
 from tracer.capture.reader import open_capture
 
-_PR_SET_CHILD_SUBREAPER = 36
 _END_S = 10.0
 DIRECT, SOCAT, DUMPS, PODWIRE = "direct", "socat", "socat -r -R", "podwire"
 
 Contestant = Callable[[Path, Path], AbstractContextManager[Path]]
-
-
-def adopt_orphans() -> None:
-    """Become the parent of relays whose starter has ended, to reap them."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 @contextmanager
@@ -50,6 +43,7 @@ def socat(folder: Path, server: Path, dumps: bool = False) -> Iterator[Path]:
     finally:
         process.terminate()
         process.wait()
+        processes.end(process.pid)
 
 
 def socat_with_dumps(folder: Path, server: Path) -> AbstractContextManager[Path]:
@@ -101,16 +95,7 @@ def relay(folder: Path, server: Path) -> Iterator[Relay]:
         finally:
             started.leave()
             started.wait_for("ended")
-            _reap(started.session)
-
-
-def _reap(session: int) -> None:
-    """Wait for all processes of a relay: its session is their process group too."""
-    try:
-        while True:
-            os.waitpid(-session, 0)
-    except ChildProcessError:
-        pass
+            processes.reap(started.session)
 
 
 CONTESTANTS: dict[str, Contestant] = {DIRECT: direct, SOCAT: socat, DUMPS: socat_with_dumps, PODWIRE: podwire}

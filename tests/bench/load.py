@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from tests.bench import processes
+
 BLOCK = random.Random(1).randbytes(256 << 10)
 HELLO = b"\n"
 _PATIENCE_S = 5.0
@@ -70,6 +72,8 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.join()
+        if self._process.pid:
+            processes.end(self._process.pid)
 
 
 class Clients:

@@ -1,12 +1,38 @@
-"""What a relay's processes cost, from /proc: memory of their own, and how often they wake."""
+"""The processes that a benchmark has started: their ends, and what those of a relay cost, from /proc: memory of their
+own, and how often they wake."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
+import signal
+from contextlib import suppress
 from pathlib import Path
+
+_PR_SET_CHILD_SUBREAPER = 36
 
 _RING = "/memfd:podwire"
 _MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ ")
+
+
+def adopt_orphans() -> None:
+    """Become the parent of processes whose own has ended, to reap them."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end(session: int) -> None:
+    """Kill what is left of a session that we have started, and reap it."""
+    with suppress(ProcessLookupError):
+        os.killpg(session, signal.SIGKILL)
+    reap(session)
+
+
+def reap(session: int) -> None:
+    """Wait until all of a session have ended: it is their process group too."""
+    with suppress(ChildProcessError):
+        while True:
+            os.waitpid(-session, 0)
 
 
 def of_relay(session: int) -> dict[int, str]:

@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
                         help="sizes of bulk transfers (default 30, which the ring holds, and 250)")  # fmt: skip
     parser.add_argument("--passed", type=int, default=500, metavar="MB", help="what passes for memory (default 500)")
     args = parser.parse_args(arguments)
-    contestants.adopt_orphans()
+    processes.adopt_orphans()
     print(f"machine: {machine()}")
     if shutil.which("socat") is None:
         print("  socat is not installed: nothing to compare with")
