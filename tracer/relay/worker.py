@@ -37,6 +37,8 @@ _CLOCK_STEP_NS = 1_000_000
 _RESERVE = 64
 """Descriptors kept aside, and given up to serve what is queued when they run out; a quarter of a low limit."""
 _OWED_S = 0.010
+_EVENTS = 64
+"""Most that one turn takes."""
 _BARREN_UNRECORDED, _BARREN_DIRECT = 3, 6
 """After so many deaths in a row without a chunk forwarded between: nothing is recorded any more; the paths are given
 back (R2)."""
@@ -86,12 +88,14 @@ class Worker:
         handlers, epoll, words = self._context.handlers, self._epoll, self._words
         self._start()
         self._keep_reserve()
-        while not self._over():
+        tick = words[sh.TICK]
+        while not self._leaving or not self._over():
             try:
-                ready = epoll.poll(self._timers.wait())
+                ready = epoll.poll(self._timers.wait(), _EVENTS)
             except InterruptedError:
                 continue
-            words[sh.TICK] += 1
+            tick += 1
+            words[sh.TICK] = tick
             for fd, events in ready:
                 handler = handlers.get(fd)
                 if handler is not None:
