@@ -72,6 +72,7 @@ class Worker:
         self._listeners.look_for_folder = self._watcher.look_for
         self._connections: dict[int, Connection] = {}
         self._reserved = False
+        self._hurries = 0
         self._leaving = False
         self._cutting = False
         self._clock_checked = time.monotonic()
@@ -131,8 +132,8 @@ class Worker:
     def _watch(self) -> None:
         """Have the folders watched, and take what is there."""
         plan = self._relay.plan
-        priority.hurry()
-        self._handle(self._watcher.fd, lambda _events: self._watcher.read())
+        self._handle(self._watcher.fd, lambda _events: self._something_appeared())
+        self._words[sh.INOTIFY] = self._watcher.fd
         if not self._succeeding:
             self._words[sh.STATE] = sh.State.TRACING
             for target in plan.targets:
@@ -144,6 +145,15 @@ class Worker:
             self.tell("failed", text=f"{error.filename}: {explain(error, str(error.filename))}")
         if self._words[sh.UNTIL_NS]:
             self._timers.after((self._words[sh.UNTIL_NS] - time.monotonic_ns()) / 1e9, self.leave)
+
+    def _something_appeared(self) -> None:
+        self._watcher.read()
+        self._hurries += 1  # the holder has seen to it
+        self._timers.after(priority.MOMENT_S, partial(self._rest, self._hurries))
+
+    def _rest(self, hurry: int) -> None:
+        if hurry == self._hurries:  # nothing has appeared since
+            priority.be_ordinary()
 
     def _go_on(self, held: Held, salvaged: int, clients: list[tuple[int, socket.socket]]) -> None:
         """Take over: listeners, connections, what was on its way."""
@@ -287,11 +297,6 @@ class Worker:
                 self.cut()
             elif number == signal.SIGXCPU:
                 priority.be_ordinary()
-                self._timers.after(priority.ORDINARY_S, self._hurry_again)
-
-    def _hurry_again(self) -> None:
-        if not self._leaving:
-            priority.hurry()
 
     def _recorder_says(self) -> None:
         try:
@@ -324,7 +329,8 @@ class Worker:
             return
         self._leaving = True
         self._words[sh.STATE] = sh.State.DRAINING
-        priority.be_ordinary()  # no shim's socket is to be taken any more
+        self._words[sh.INOTIFY] = 0
+        priority.be_ordinary()
         self._ignore(self._watcher.fd)
         self._listeners.leave_all()
         self._context.record(Kind.END, 0, 0, 0)
