@@ -182,6 +182,14 @@ class TtrpcConnection:
     def _events(self, direction: Direction, items: list[Item]) -> list[Event]:
         events: list[Event] = []
         for item in items:
+            if type(item) is Frame:  # most are these; else see below
+                kind = item.type
+                if kind == TYPE_RESPONSE and direction:
+                    self._response(item, events)
+                    continue
+                if kind == TYPE_REQUEST and not direction:
+                    self._request(item, events)
+                    continue
             if not isinstance(item, Frame) and not isinstance(item, PartialFrame):
                 if direction == _REQUEST:
                     self._seen_from = None  # a request may have been among those bytes
