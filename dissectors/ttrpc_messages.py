@@ -90,11 +90,11 @@ def parse_request(data: bytes) -> Request:
 
 @lru_cache(maxsize=256)
 def _names(begin: bytes) -> tuple[str, str] | None:
-    """Return service and method, if `begin` is these two fields in their order, of short length, and nothing else."""
+    """Return service and method, if `begin` is these two fields in their order, with lengths of one byte."""
     at = begin[1] + 3
-    if begin[0] != 0x0A or begin[1] > 127 or at >= len(begin) or begin[at - 1] != 0x12 or begin[at] > 127:
+    if begin[0] != 0x0A or begin[1] > 127 or begin[at - 1] != 0x12 or begin[at] > 127:
         return None
-    return (_name(begin[2 : at - 1]), _name(begin[at + 1 :])) if len(begin) == at + 1 + begin[at] else None
+    return _name(begin[2 : at - 1]), _name(begin[at + 1 :])
 
 
 def parse_response(data: bytes) -> Response:

@@ -63,7 +63,8 @@ def test_a_request_is_parsed_and_built_as_protobuf_does(
     )
 )
 @example([b"\x0a\x01s", b"\x12\x01m", b"\x12\x01n", b"\x0a\x01t"])
-@example([b"\x0a\x80\x01" + b"x" * 128, b"\x12\x01m"])
+@example([b"\x0a\x80\x01" + b"x" * 127 + b"\x12", b"\x12\x11" + b"m" * 17])
+@example([b"\x0a\x01s", b"\x12\x80\x01" + b"m" * 128])
 @example([b"\x0a\x01s", b"\x12\x81\x00m", b"\x1a\x01p"])
 @example([b"\x0a\x01s", b"\x12\x05m"])
 def test_fields_in_any_order_and_number_are_parsed_as_protobuf_does(fields: list[bytes]) -> None:

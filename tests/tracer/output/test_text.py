@@ -383,8 +383,8 @@ def test_a_payload_that_does_not_parse_is_said_on_its_line(printed: Printed) -> 
 
 def test_messages_seen_before_are_shown_as_the_first_time(registry: Registry, make: Make) -> None:
     printed = Printed(registry)
-    for number in range(3 * KEPT):
-        pid = number // 2 % (KEPT + 1) + 1
+    for number in range(2, 3 * KEPT):
+        pid = number // 2 if number % 2 else number
         asked = make("containerd.task.v3.StateRequest", {"id": POD})
         answered = make("containerd.task.v3.StateResponse", {"pid": pid})
         printed.at(number, opened(1, "State", TASK), message(1, REQUEST, asked))
