@@ -7,7 +7,6 @@ A call without an end is not a special case: it stays open, and whoever shows ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
@@ -68,9 +67,11 @@ class Message(NamedTuple):
     note: str
 
 
-@dataclass(slots=True, eq=False)
 class Call:
-    """One RPC. It changes until its end; whoever keeps one keeps its messages with it."""
+    """One RPC. It changes until its end; whoever keeps one keeps its messages with it.
+
+    No dataclass: what most calls never set stays an attribute of the class, which makes one in half the time.
+    """
 
     number: int
     """From 1, in the order of first frames."""
@@ -92,7 +93,7 @@ class Call:
     ended_by: Direction | None = None
     response_metadata: Metadata = ()
     trailers: Metadata = ()
-    messages: list[Message] = field(default_factory=list)
+    messages: list[Message]
     message_count: int = 0
     response_count: int = 0
     """Of those, how many the server sent."""
@@ -104,6 +105,23 @@ class Call:
     note: str = ""
     """What its state does not say: how it ended, or that its client is gone."""
     kept_bytes: int = 0
+
+    def __init__(self, number: int, flow: Flow, protocol: str, start_ns: int, opened: CallOpened) -> None:
+        self.number = number
+        self.flow = flow
+        self.hop = flow.hop
+        self.protocol = protocol
+        self.start_ns = start_ns
+        (
+            self.stream_id,
+            self.offset,
+            self.service,
+            self.method,
+            self.metadata,
+            self.timeout_ns,
+            self.seen_start,
+        ) = opened
+        self.messages = []
 
     @property
     def deadline_ns(self) -> int | None:
@@ -279,21 +297,7 @@ class CallTracker:
             before.note = "its stream id came again"
             updates.append(_finish(before, time_ns, State.CUT))
         self._calls += 1
-        stream_id, offset, service, method, metadata, timeout_ns, seen = event
-        call = calls[stream_id] = Call(
-            self._calls,
-            flow,
-            flow.hop,
-            protocol,
-            stream_id,
-            service,
-            method,
-            time_ns,
-            offset,
-            timeout_ns,
-            metadata,
-            seen,
-        )
+        call = calls[event.stream_id] = Call(self._calls, flow, protocol, time_ns, event)
         updates.append(_new(CallUpdate, ("opened", time_ns, call, None)))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from dissectors.events import Direction
@@ -30,20 +29,24 @@ _new = tuple.__new__  # see `pcapng`
 _unpack = FAST.unpack_from
 
 
-@dataclass(slots=True, eq=False)
 class Flow:
-    """One connection."""
+    """One connection. No dataclass, whose import a short command would notice."""
 
-    id: int
-    """Counted from 1 in the order of first packets."""
-    hop: str
-    """Empty if the capture does not say."""
-    socket: str
-    """Path of the socket; empty if the capture does not say."""
-    client: Endpoint
-    server: Endpoint
-    comment: dict[str, object]
-    """The JSON object of the first packet's comment; empty if it has none."""
+    __slots__ = ("client", "comment", "hop", "id", "server", "socket")
+
+    def __init__(
+        self, id: int, hop: str, socket: str, client: Endpoint, server: Endpoint, comment: dict[str, object]
+    ) -> None:
+        self.id = id
+        """Counted from 1 in the order of first packets."""
+        self.hop = hop
+        """Empty if the capture does not say."""
+        self.socket = socket
+        """Path of the socket; empty if the capture does not say."""
+        self.client = client
+        self.server = server
+        self.comment = comment
+        """The JSON object of the first packet's comment; empty if it has none."""
 
 
 class FlowOpened(NamedTuple):

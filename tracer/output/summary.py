@@ -90,7 +90,7 @@ class Summarizer:
             sizes = size(call.request_bytes) if call.message_count else ""
             return Summary(plan.name, "", sizes, size(call.response_bytes) if call.response_count else "")
         wanted = found = identity = ""
-        request, response = _first_two(call)
+        request, response = _first_two(call.messages)
         if request is not None and plan.request is not None:
             wanted, identity = self._read(plan.request, request)
         if response is not None and plan.response is not None:
@@ -180,9 +180,11 @@ def method_name(service: str, method: str) -> str:
     return escape(f"{service.rpartition('.')[2]}/{method}")
 
 
-def _first_two(call: Call) -> tuple[Message | None, Message | None]:
+def _first_two(messages: list[Message]) -> tuple[Message | None, Message | None]:
+    if len(messages) == 2 and messages[1].direction and not messages[0].direction:  # as most have it
+        return messages[0], messages[1]
     request = response = None
-    for message in call.messages:
+    for message in messages:
         if message.direction:
             if response is None:
                 response = message

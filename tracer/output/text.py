@@ -50,6 +50,7 @@ class TextPrinter:
         self._write = write
         self._summarizer = summarizer
         self._look = look
+        self._plain = look.unicode and not look.colour  # nothing to do to a line
         self._clock = clock
         self._details = details
         self._now_ns = 0
@@ -162,7 +163,7 @@ class TextPrinter:
             f"{time} {sign} {call.hop:<6} {short_id(summary.id):<13} {summary.method:<20} "
             f"{status:<9} {duration(length_ns):>9}  {text}"
         )
-        self._write(self._look.line(sign, line.rstrip()))
+        self._write(line.rstrip() + "\n" if self._plain else self._look.line(sign, line.rstrip()))
 
     def _detail(self, call: Call) -> None:
         if self._details is not None:
