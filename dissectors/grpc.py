@@ -212,7 +212,8 @@ class GrpcConnection:
 
     def feed(self, direction: Direction, data: bytes) -> list[Event]:
         """Take bytes as they came; return what they completed, in order."""
-        return self._events(direction, self._readers[direction].feed(data))
+        items = self._readers[direction].feed(data)
+        return self._events(direction, items) if items else []  # a window update, half of a frame
 
     def lost(self, direction: Direction, count: int) -> list[Event]:
         """Take note of a gap; a count of 0 says that this is some place in the middle of the connection."""

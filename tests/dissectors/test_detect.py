@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dissectors.detect import open_dissector
+from dissectors.detect import open_dissector, settled
 from dissectors.events import CallMessage, CallOpened, Direction, Malformed, Skipped
 from dissectors.ttrpc import build_frame, build_request, build_response
 from tests.dissectors.http2_writer import Writer
@@ -118,6 +118,14 @@ def test_a_server_that_speaks_grpc_where_ttrpc_is_expected_is_read() -> None:
     dissector = open_dissector("ttrpc")
     assert faults(run(dissector, sample.script)) == []
     assert dissector.protocol == "grpc"
+
+
+@pytest.mark.parametrize("expected", EXPECTED)
+def test_the_dissector_is_fed_directly_once_it_is_the_expected_one(expected: str | None) -> None:
+    detector = open_dissector(expected)
+    assert settled(detector) is detector
+    detector.feed(REQUEST, Writer(REQUEST).start()[1])
+    assert (settled(detector) is detector) is (expected == "ttrpc")  # it still has to say that it is never answered
 
 
 def test_a_gap_before_the_choice_is_kept_in_its_place() -> None:

@@ -20,6 +20,7 @@ from tests.tracer.made import (
     RESPONSE,
     SECOND,
     START,
+    TASK,
     Told,
     ended,
     made_flow,
@@ -28,7 +29,7 @@ from tests.tracer.made import (
     reset,
 )
 from tracer.calls import Finding
-from tracer.output.jsonlines import JsonPrinter
+from tracer.output.jsonlines import KEPT_BODIES, JsonPrinter
 
 if TYPE_CHECKING:
     from tests.tracer.output.conftest import Make
@@ -239,3 +240,15 @@ def test_the_container_of_a_forwarded_event_is_the_id(printed: Printed, registry
     forward = opened(1, "Forward", "containerd.services.events.ttrpc.v1.Events")
     printed.at(0, forward, message(1, REQUEST, envelope.SerializeToString()), ended(1))
     assert printed.objects()[0]["id"] == POD
+
+
+def test_messages_seen_before_are_shown_as_the_first_time(printed: Printed, make: Make) -> None:
+    for number in range(2, 3 * KEPT_BODIES):
+        pid = number // 2 if number % 2 else number
+        asked = make("containerd.task.v3.StateRequest", {"id": f"{POD}{pid}"})
+        answered = make("containerd.task.v3.StateResponse", {"pid": pid})
+        printed.at(number, opened(1, "State", TASK), message(1, REQUEST, asked))
+        printed.at(number, message(1, RESPONSE, answered), ended(1))
+        shown = json.loads(printed.lines[-1])
+        assert shown["id"] == f"{POD}{pid}"
+        assert [each["body"] for each in shown["messages"]] == [{"id": f"{POD}{pid}"}, {"pid": pid}]
