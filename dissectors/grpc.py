@@ -32,6 +32,7 @@ from dissectors.http2 import (
     GOAWAY_HEAD,
     HEADER_SIZE,
     HEADERS,
+    LARGEST_FRAME_SIZE,
     PADDED,
     PUSH_PROMISE,
     RST_STREAM,
@@ -216,6 +217,8 @@ class GrpcConnection:
 
     def lost(self, direction: Direction, count: int) -> list[Event]:
         """Take note of a gap; a count of 0 says that this is some place in the middle of the connection."""
+        # A SETTINGS that allows the other side larger frames may be among what is missing.
+        self._readers[1 - direction].allow_frame_size(LARGEST_FRAME_SIZE)
         return self._events(direction, self._readers[direction].lost(count))
 
     def close(self, direction: Direction) -> list[Event]:
