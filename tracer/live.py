@@ -25,10 +25,11 @@ from tracer.capture.reader import CaptureFile, open_capture
 from tracer.capture.recorder import Limits, Recorder
 from tracer.relay import system
 from tracer.relay.held import locked, make_runtime_folder, mend, runtime_folder
+from tracer.relay.relay import Plan
 from tracer.relay.shared import Shared
 from tracer.relay.start import start_relay
 from tracer.relay.targets import FOLDER_HOPS, Target
-from tracer.relay.worker import Plan
+from tracer.unit import give_unit
 
 HINT_S = 10.0
 """Without a call for so long, a trace says how to make one."""
@@ -69,6 +70,7 @@ class Live:
     _started: bool = False
     _gone: bool = False
     _worker: int = 0
+    _recorders: int = 0
     vanished: str = ""
     """The folder of a named socket, if it was removed and nothing else is left to trace."""
     _left: bool = False
@@ -166,6 +168,13 @@ class Live:
     def _on_started(self, pid: int) -> None:
         self._started = True
 
+    def _on_recorder(self, pid: int, holder: int) -> None:
+        self._recorders += 1
+        if self._recorders > 1:
+            self.say("the recorder was killed; another goes on where it was")
+        elif reason := give_unit(self._worker, [self._worker, holder, pid]):
+            self.say(f"the relay has no systemd unit of its own: {reason}")
+
     def _hear(self) -> None:
         message = self.control.recv(65536)
         if not message:
@@ -188,11 +197,15 @@ class Live:
         self._taken.add(path)
         self._held.add(path)
         if missed:
-            self.say(f"{hop} {path}: {missed} connections were made before it was traced and are not seen")
+            self._on_missed(hop, path, missed)
         elif path in self.older:
             self.say(f"{hop} {path}: {_told(self.older.pop(path))}")
         elif again and self._is_main(hop):
             self.say(f"{hop} {path}: its server started again; tracing it")
+
+    def _on_missed(self, hop: str, path: str, count: int) -> None:
+        what = "1 connection was" if count == 1 else f"{count} connections were"
+        self.say(f"{hop} {path}: {what} made before it was traced and not seen")
 
     def _is_main(self, hop: str) -> bool:
         return hop not in FOLDER_HOPS

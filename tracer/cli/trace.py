@@ -80,6 +80,13 @@ def run(args: argparse.Namespace) -> int:
     from tracer.pipeline import Decoder
 
     targets = discover.check_access(discover.find_targets(args.socket, existing=args.existing))
+    if not args.force:
+        targets, left_out = discover.without_those_a_pod_would_kill(targets)
+        for target in left_out:
+            _say(
+                f"{target.hop} {target.folder}: not traced: this is a pod, whose end would take the relay and then the "
+                "containers with it (hostPID and the host's cgroup namespace let it leave the pod; --force overrides)"
+            )
     stops = dict(args.a)
     named = args.w not in (None, "-")
     capture = os.path.abspath(args.w) if named else f"{spool_folder()}/trace-{os.getpid()}.pcapng"

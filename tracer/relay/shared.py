@@ -23,13 +23,16 @@ HEAD, TAIL, WAITING, TICK, ACCEPTED, LOST_BYTES, LOST_CHUNKS, DIRECT, CLOCK_OFFS
 LAID, ACTIVE, PIPE, EPOLL = range(10, 14)
 """What a successor of a dead worker needs: where a record is laid that is not committed yet, which direction moved last
 (row × 2 + direction), the pipe it moved through (read end << 32 | write end), the worker's epoll descriptor."""
-WORKER_PID, HOLDER_PID, RECORDER_PID, STATE, DEATHS, BARREN, CHUNKS, UNTIL_NS = range(14, 22)
-"""Who runs; a `State`; workers that died, and how many of them in a row without a chunk between; chunks forwarded; when
-to leave by itself (CLOCK_MONOTONIC, 0 is never)."""
+WORKER_PID, HOLDER_PID, RECORDER_PID, STATE, DEATHS, BARREN, SALVAGED, UNTIL_NS = range(14, 22)
+"""Who runs (a worker says so once it has taken over); a `State`; workers that died, and how many of them in a row
+without a chunk between; successors that found bytes in a pipe or a record laid; when to leave by itself
+(CLOCK_MONOTONIC, 0 is never)."""
 RECORDER_STATE, RECORDER_DEATHS, CAPTURE_PACKETS, CAPTURE_BYTES, CAPTURE_FILE, DROPPED_BYTES = range(22, 28)
 """Written by the recorder: a `RecorderState`; (by the holder: recorders that died;) packets and bytes written in all,
 the number of the file of a ring that is being written, bytes of traffic that came out of the ring and did not get into
 a file (disk full or kept free)."""
+ROWS = 28
+"""Rows of the table that were ever in use: a higher one is free, and not touched."""
 _WORDS = 64
 
 
@@ -40,6 +43,7 @@ class State(IntEnum):
     TRACING = 1
     DRAINING = 2
     """The paths are given back; what is open is forwarded, unrecorded."""
+    ENDED = 3
 
 
 class RecorderState(IntEnum):
@@ -168,9 +172,21 @@ class RingWriter:
         self._publish(head + rest)
 
     def lay(self, kind: int, direction: int, length: int, connection: int, offset: int, time_ns: int) -> None:
-        """Write the record's header over the reserved room; nobody sees it before `commit`."""
+        """Write the record's header over the reserved room; the recorder does not see it before `commit`."""
+        self._words[LAID] = 0  # what is there now may be of an earlier one, which moved nothing
         size = (RECORD_BYTES + length + 7) & ~7
         _record.pack_into(self._ring, self._at, size, kind, direction, length, 0, connection, offset, time_ns)
+        self._words[LAID] = self._words[HEAD] + 1
+
+    def laid(self) -> tuple[int, int, int, int] | None:
+        """Of a predecessor: (direction, length, connection, offset) of the bytes whose record it had laid and not
+        committed, None if there is none."""
+        head = self._words[HEAD]
+        if self._words[LAID] != head + 1:
+            return None
+        self._at = head % self._size
+        _, kind, direction, length, _, connection, offset, _ = _record.unpack_from(self._ring, self._at)
+        return (direction, length, connection, offset) if kind == Kind.DATA else None
 
     def commit(self, laid: int, moved: int) -> None:
         """Publish the record that was laid with `laid` bytes, of which only `moved` went through."""

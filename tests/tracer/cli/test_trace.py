@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.tracer.cli.live import COMMAND, Trace, client, grpc_server, run
+from tests.tracer.relay.harness import kill_all
 from tracer.capture.packets import Packet
 from tracer.capture.reader import open_capture
 from tracer.live import spool_folder
@@ -272,9 +273,10 @@ def test_a_second_tracer_of_the_same_socket_or_folder(folder: Path, server: Path
     assert traced.interrupt() == 0
 
 
-def test_a_folder_that_vanishes(folder: Path) -> None:
-    inner = folder / "gone"
-    inner.mkdir()
+@pytest.mark.parametrize("base", ["", "/dev/shm"])
+def test_a_folder_that_vanishes(folder: Path, base: str) -> None:
+    """On another mount than the runtime folder, ours lies in the one that vanishes."""
+    inner = Path(tempfile.mkdtemp(prefix="pw-", dir=base or folder))
     with grpc_server(inner / "cri.sock"):
         traced = Trace(folder, "--socket", f"cri={inner}/cri.sock", "--socket", f"task={folder}")
         try:
@@ -319,7 +321,7 @@ def test_without_permission_it_says_what_is_needed(folder: Path, server: Path) -
 def test_e9_a_relay_that_is_killed_is_mended_by_its_trace_and_said(folder: Path, server: Path, trace: Start) -> None:
     traced = trace("-w", str(folder / "x.pcapng"))
     (held,) = [held for held in read_held(runtime_folder()) if held.capture == str(folder / "x.pcapng")]
-    os.kill(held.pid, signal.SIGKILL)
+    kill_all(held.pid)
     assert traced.process.wait(10) == 1
     assert any("the relay was killed" in line for line in traced.said())
     with client(server) as call:
@@ -334,7 +336,7 @@ def test_e9_doctor_mends_what_a_crash_left(folder: Path, server: Path, trace: St
     traced.process.wait()
     with client(server) as call:
         assert call("Version", version="still").runtime_version == "still"  # traffic does not need the command
-    os.kill(held.pid, signal.SIGKILL)
+    kill_all(held.pid)
     eventually_dead(held.pid)
     said = run("doctor").stdout
     assert f"left behind: podwire {held.pid} died holding {server}" in said
