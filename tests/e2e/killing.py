@@ -14,10 +14,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tracer.relay import shared as sh
+
 WORKER, HOLDER, RECORDER = "podwire-worker", "podwire-holder", "podwire-record"
 PARTS = (WORKER, HOLDER, RECORDER)
+PAUSE_S = 0.005, 0.04
+"""Between a process's name in /proc and its end."""
 SUCCESSION_S = 5.0
 """A dead process that has no successor by then has none at all."""
+RECORDERS_IN_VAIN = 3
+"""A capture is given up when so many recorders in a row died without taking a record out of the ring: one in so many is
+killed whatever it has done, the others once they have."""
 
 
 @dataclass
@@ -79,16 +86,16 @@ class RelayProcesses:
         enough: Callable[[int], bool],
         *,
         most: int,
-        pause_s: tuple[float, float] = (0.005, 0.04),
-        seed: int = 1,
     ) -> Killed:
-        """Kill the process of this name, and its successor, and so on, until `enough` of how many were killed; each at
-        some moment between these two after it has its name. Fails if that is more than `most`."""
-        moments, killed = random.Random(seed), Killed()
+        """Kill the process of this name, its successor, and so on, until `enough` of how many were killed; each some
+        moment after it has its name. Fails if that is more than `most`."""
+        moments, killed = random.Random(1), Killed()
         pid = self.wait_for(name)
         while not enough(killed.count):
             assert killed.count < most, f"killed {killed.count} times, and that was not enough"
-            time.sleep(moments.uniform(*pause_s))
+            if name == RECORDER and killed.count % RECORDERS_IN_VAIN:
+                self._wait_for_recording()
+            time.sleep(moments.uniform(*PAUSE_S))
             with suppress(ProcessLookupError):  # hung, and killed by the holder
                 kill_one(pid, name)
             start = time.monotonic()
@@ -96,6 +103,12 @@ class RelayProcesses:
             pid = self.wait_for(name, other_than=pid)
             killed.longest_s = max(killed.longest_s, time.monotonic() - start)
         return killed
+
+    def _wait_for_recording(self) -> None:
+        tail, until = self.word(sh.TAIL), time.monotonic() + SUCCESSION_S
+        while self.word(sh.TAIL) == tail:
+            assert time.monotonic() < until, "the recorder takes nothing out of the ring"
+            time.sleep(0.0005)
 
     def kill_all(self) -> None:
         """All at the same instant: stopped first, so that none sees another's death."""
