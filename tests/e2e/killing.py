@@ -41,16 +41,16 @@ class RelayProcesses:
     """Those of one session. Close it, or use it as a context manager."""
 
     session: int
-    _memory: int = field(init=False, default=-1)
+    memory: int = field(init=False, default=-1)
 
     def __post_init__(self) -> None:
-        self._memory = self._open_memory(self.wait_for(WORKER))
+        self.memory = self._open_memory(self.wait_for(WORKER))
 
     def __enter__(self) -> RelayProcesses:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._memory)
+        os.close(self.memory)
 
     @classmethod
     def of(cls, pid: int) -> RelayProcesses:
@@ -120,7 +120,7 @@ class RelayProcesses:
 
     def word(self, index: int) -> int:
         """A word of the shared memory (tracer/relay/shared.py), also when all of its processes are gone."""
-        return int.from_bytes(os.pread(self._memory, 8, index * 8), "little")
+        return int.from_bytes(os.pread(self.memory, 8, index * 8), "little")
 
     @staticmethod
     def _open_memory(pid: int) -> int:
