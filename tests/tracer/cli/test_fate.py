@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import grpc
 import pytest
 
 from tests.e2e.captured import read_capture
@@ -209,12 +210,10 @@ def test_e9_all_killed_at_once_paths_are_mended_new_calls_work_and_what_is_lost_
         assert str(path) in said
     # No connection outlives this, and no container of a shim: that is what is said.
     assert f"every connection through cri {traffic.grpc}, events {traffic.ttrpc} is lost" in said
-    accounts = traffic.stop()
-    assert len(accounts.errors) >= 6
-    assert call_anew(traffic.ttrpc)
-
-
-def call_anew(path: Path) -> bool:
-    with TtrpcClient(str(path)) as client:
-        answer = client.call(SERVICE, "Unary", Source(9).message(9, UNARY, 0))
-        return Account().add(answer, RESPONSE) == (9, UNARY, 0)
+    message = Source(9).message(9, UNARY, 0)
+    with TtrpcClient(str(traffic.ttrpc)) as ttrpc_client:
+        answers = [ttrpc_client.call(SERVICE, "Unary", message)]
+    with grpc.insecure_channel(f"unix:{traffic.grpc}", options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        answers.append(channel.unary_unary(f"/{SERVICE}/Unary")(message, timeout=10))
+    assert [Account().add(answer, RESPONSE) for answer in answers] == [(9, UNARY, 0)] * 2
+    assert len(traffic.stop().errors) >= 6
