@@ -321,7 +321,8 @@ class GrpcConnection:
         if stream is None:
             return
         state, complaint = TRANSITIONS[stream.state, _DATA[direction]]
-        if complaint:
+        # An assembler before the answer's first DATA was put there by a gap: its HEADERS may be among what is missing.
+        if complaint and not (complaint is _NO_HEADERS and stream.assemblers[direction] is not None):
             events.append(Malformed(direction, frame_offset, complaint, payload[:32], stream_id))
             if state is stream.state:
                 return

@@ -380,11 +380,19 @@ def test_a_gap_over_the_settings_that_allow_large_frames_leaves_those_sound(pair
     connection = GrpcConnection()
     events = run(connection, pair.start(), close=False)
     settings = pair.server.start(max_frame_size=1 << 20)
-    events += connection.lost(*settings[:1], len(settings[1]))
+    events += connection.lost(RESPONSE, len(settings[1]))
     events += run(
         connection, [pair.client.headers(1, CALL), pair.client.data(1, PREFIX.pack(0, 99_995) + bytes(99_995))]
     )
     assert [len(event.payload or b"") for event in events if isinstance(event, CallMessage)] == [99_995]
+    assert [event for event in events if isinstance(event, Malformed)] == []
+
+
+def test_a_gap_over_an_answers_headers_is_no_fault_of_its_data(pair: Pair) -> None:
+    connection = GrpcConnection()
+    events = run(connection, [*pair.start(), pair.client.headers(1, CALL, end=True)], close=False)
+    events += connection.lost(RESPONSE, len(pair.server.headers(1, ANSWER)[1]))
+    events += run(connection, [pair.server.data(1, PREFIX.pack(0, 5) + b"hello"), pair.server.reset(1, 0)], close=False)
     assert [event for event in events if isinstance(event, Malformed)] == []
 
 
