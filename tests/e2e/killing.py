@@ -110,6 +110,11 @@ class RelayProcesses:
             assert time.monotonic() < until, "the recorder takes nothing out of the ring"
             time.sleep(0.0005)
 
+    def leave(self) -> None:
+        """Tell it to give its paths back and to end with its last connection, as SIGTERM does."""
+        with suppress(ProcessLookupError):
+            os.kill(self.wait_for(WORKER), signal.SIGTERM)
+
     def kill_all(self) -> None:
         """All at the same instant: stopped first, so that none sees another's death."""
         pids = self.all()

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ CONTENT = "containerd.services.content.v1"
 TASK = "containerd.task.v2"
 SIZE = 300_000
 _PIECE = 100_000
+_STATE_PAUSE_S = 0.005
+"""It is answered within a millisecond: without a pause it would be nearly all that passes."""
 _RUNNING = 2  # containerd.v1.types.Status, of a task
 _METADATA = (("containerd-namespace", NAMESPACE),)
 _TTRPC_METADATA = (("containerd-namespace-ttrpc", NAMESPACE),)
@@ -110,6 +113,7 @@ def state(client: Client, shim_socket: str, container_id: str) -> None:
             pids.add(answer.pid)
             assert (answer.id, answer.status, len(pids)) == (container_id, _RUNNING, 1), answer
             client.account.messages["state"] = number + 1
+            time.sleep(_STATE_PAUSE_S)
             client.answered(number)
 
 

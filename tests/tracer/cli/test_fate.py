@@ -160,7 +160,7 @@ def test_r3_the_relay_goes_on_when_session_terminal_and_cgroup_of_who_started_it
     time.sleep(0.5)
     assert traced.relay.all() == before
     accounts = traffic.stop()
-    os.kill(traced.relay.session, signal.SIGTERM)
+    traced.relay.leave()
     assert eventually(lambda: not traced.relay.all(), 10)
     captured = read_capture(traced.capture)
     accounts.check()
