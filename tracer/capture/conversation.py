@@ -27,7 +27,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tracer import __version__
@@ -66,9 +66,13 @@ _U32 = struct.Struct("<I")
 
 
 @dataclass(slots=True)
-class _Interface:
+class Interface:
+    """A socket, as a file describes it."""
+
     number: int
     name: str
+    description: str
+    comment: str
     received: int = 0
     """Packets written and packets dropped."""
     dropped: int = 0
@@ -77,7 +81,7 @@ class _Interface:
 
 
 @dataclass(slots=True)
-class _Side:
+class Side:
     """One direction of a conversation."""
 
     prefix: bytes
@@ -101,9 +105,38 @@ class _Side:
     reset: bool = False
 
 
-class _Conversation(NamedTuple):
-    interface: _Interface
-    sides: tuple[_Side, _Side]
+class Conversation(NamedTuple):
+    """A connection that is open."""
+
+    interface: Interface
+    sides: tuple[Side, Side]
+    about: Mapping[str, object]
+    """The object of its first packet's comment."""
+
+
+Key = tuple[str, int] | str
+"""Tells processes apart."""
+
+
+@dataclass(slots=True)
+class State:
+    """All that a writer knows of its file; `resume` makes it out of the file itself."""
+
+    packets: int = 0
+    bytes: int = 0
+    start_ns: int = 0
+    interfaces: list[Interface] = field(default_factory=list)
+    conversations: dict[int, Conversation] = field(default_factory=dict)
+    endpoints: dict[Key, str] = field(default_factory=dict)
+    """Addresses of processes."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Names of addresses, as far as the file has them."""
+    ports: dict[str, int] = field(default_factory=dict)
+    """By client address, the next port."""
+    further: dict[str, str] = field(default_factory=dict)
+    """By a process' first address, the one that is in use since its ports are used up."""
+    addresses: int = 0
+    """Given so far."""
 
 
 class CaptureWriter:
@@ -112,22 +145,18 @@ class CaptureWriter:
     A direction is 0 from client to server, 1 from server to client. Times are nanoseconds since 1970, UTC.
     """
 
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self.packets = 0
-        self.bytes = 0
+    def __init__(self, write: Callable[[bytes], object], state: State | None = None) -> None:
+        self.state = state or State()
         self._write = write
-        self._start_ns = 0
-        self._interfaces: list[_Interface] = []
-        self._conversations: dict[int, _Conversation] = {}
-        self._endpoints: dict[tuple[str, int] | str, str] = {}
-        self._names: dict[str, str] = {}
-        self._ports: dict[str, int] = {}
-        self._further: dict[str, str] = {}
-        self._addresses = 0
+
+    @property
+    def packets(self) -> int:
+        """In this file so far."""
+        return self.state.packets
 
     def start(self, time_ns: int, comment: str) -> None:
         """Write the Section Header Block: what wrote the file and where, with `comment` unless it is empty."""
-        self._start_ns = time_ns
+        self.state.start_ns = time_ns
         system = os.uname()
         options = [(blocks.COMMENT, comment.encode())] if comment else []
         options += [
@@ -137,23 +166,32 @@ class CaptureWriter:
         ]
         self._block(blocks.SECTION_HEADER, major=1, minor=0, section_length=-1, options=blocks.items(*options))
 
-    def interface(self, name: str, description: str) -> int:
+    def interface(self, name: str, description: str, comment: str = "") -> int:
         """Describe a socket: its path, and `HOP PATH`. Return the number that `open` takes."""
-        options = blocks.items(
-            (blocks.IF_NAME, _utf8(name)),
-            (blocks.IF_DESCRIPTION, _utf8(description)),
-            (blocks.IF_TSRESOL, b"\x09"),
-        )
-        self._block(blocks.INTERFACE_DESCRIPTION, link_type=ETHERNET_LINK_TYPE, snap_length=0, options=options)
-        number = len(self._interfaces)
-        self._interfaces.append(_Interface(number, name))
+        number = len(self.state.interfaces)
+        self.state.interfaces.append(Interface(number, name, description, comment))
+        self._describe(self.state.interfaces[-1])
         return number
+
+    def _describe(self, interface: Interface) -> None:
+        options = [(blocks.COMMENT, _utf8(interface.comment))] if interface.comment else []
+        options += [
+            (blocks.IF_NAME, _utf8(interface.name)),
+            (blocks.IF_DESCRIPTION, _utf8(interface.description)),
+            (blocks.IF_TSRESOL, b"\x09"),
+        ]
+        self._block(
+            blocks.INTERFACE_DESCRIPTION,
+            link_type=ETHERNET_LINK_TYPE,
+            snap_length=0,
+            options=blocks.items(*options),
+        )
 
     def endpoint(self, key: tuple[str, int] | str, name: str) -> str:
         """Return the IPv4 address of the process `key`; a new one is named by a Name Resolution Block."""
-        address = self._endpoints.get(key)
+        address = self.state.endpoints.get(key)
         if address is None:
-            address = self._endpoints[key] = self._new_address(name)
+            address = self.state.endpoints[key] = self._new_address(name)
         return address
 
     def open(
@@ -171,12 +209,19 @@ class CaptureWriter:
         client = _address_bytes(client_address)
         server = _address_bytes(server_address)
         server_port = HOP_PORTS[hop]
-        sides = _side(client, server, port, server_port), _side(server, client, server_port, port)
-        talk = self._conversations[conn] = _Conversation(self._interfaces[interface], sides)
-        about = {"podwire": 1, "hop": hop, "socket": talk.interface.name, "connection": conn, **comment}
+        pair = sides(client, server, port, server_port)
+        at = self.state.interfaces[interface]
+        about = _shortened({"podwire": 1, "hop": hop, "socket": at.name, "connection": conn, **comment})
+        talk = self.state.conversations[conn] = Conversation(at, pair, about)
         self._send(talk, 0, time_ns, SYN, 0, comment=_comment(about))
-        self._send(talk, 1, time_ns, SYN | ACK, 0)
-        self._send(talk, 0, time_ns, ACK, 1)
+        self.shake_hands(talk, 1, time_ns)
+
+    def shake_hands(self, talk: Conversation, done: int, time_ns: int) -> None:
+        """Write what is missing of a handshake after its first `done` packets."""
+        first, second = talk.sides
+        if done < 2:
+            self._send(talk, 1, time_ns, SYN | ACK, second.end)
+        self._send(talk, 0, time_ns, ACK, first.end + 1)
 
     def data(self, conn: int, direction: int, offset: int, time_ns: int, payload: memoryview | bytes) -> None:
         """Write bytes of one direction, which stand at `offset` of its stream, in as many packets as it takes."""
@@ -188,9 +233,15 @@ class CaptureWriter:
             for start in range(0, length, MAX_PAYLOAD):
                 self.data(conn, direction, offset + start, time_ns, whole[start : start + MAX_PAYLOAD])
             return
-        talk = self._conversations[conn]
+        talk = self.state.conversations[conn]
         side = talk.sides[direction]
         peer = talk.sides[1 - direction]
+        if offset < side.end:  # a record that comes again after somebody has died
+            payload = memoryview(payload)[side.end - offset :]
+            length -= side.end - offset
+            offset = side.end
+            if length <= 0:
+                return
         if offset + length - side.acknowledged > peer.window and side.end > side.acknowledged:
             self._acknowledge(talk, direction, time_ns)
         if offset != side.end:
@@ -200,7 +251,7 @@ class CaptureWriter:
 
     def drop(self, conn: int, count: int) -> None:
         """Count `count` packets of this connection that are lost. A gap that nobody counted is counted as one."""
-        interface = self._conversations[conn].interface
+        interface = self.state.conversations[conn].interface
         interface.pending += count
         interface.dropped += count
         interface.received += count
@@ -209,32 +260,39 @@ class CaptureWriter:
         """Write the end of one direction, `offset` bytes long: FIN, or RST if that side was reset.
 
         Once both have ended, the connection is forgotten. A direction goes on after a reset of the other one until it
-        is closed too: what was sent before the reset may still be read.
+        is closed too: what was sent before the reset may still be read. An end that is known is passed over.
         """
-        talk = self._conversations[conn]
+        talk = self.state.conversations[conn]
         side, peer = talk.sides[direction], talk.sides[1 - direction]
-        if offset != side.end:
+        if side.closed:
+            return
+        if offset > side.end:
             self._gap(talk, direction, offset, time_ns)
         side.closed, side.reset = True, reset
-        self._send(talk, direction, time_ns, (RST if reset else FIN) | ACK, offset + 1)
+        self._send(talk, direction, time_ns, (RST if reset else FIN) | ACK, side.end + 1)
         side.fin = 0 if reset else 1
         if peer.closed:
-            del self._conversations[conn]
+            del self.state.conversations[conn]
             if side.fin and peer.fin:
-                self._send(talk, 1 - direction, time_ns, ACK, peer.end + 2)
+                self.last_word(talk, 1 - direction, time_ns)
+
+    def last_word(self, talk: Conversation, direction: int, time_ns: int) -> None:
+        """Acknowledge the other side's FIN, which came last."""
+        self._send(talk, direction, time_ns, ACK, talk.sides[direction].end + 2)
 
     def note(self, time_ns: int, about: Mapping[str, object]) -> None:
         """Write a fact about the whole capture, as a comment (JSON) on a block of statistics, which needs a socket."""
-        if self._interfaces:
+        if self.state.interfaces:
             options = blocks.items((blocks.COMMENT, _comment(about)))
             high, low = time_ns >> 32, time_ns & 0xFFFFFFFF
             self._block(blocks.INTERFACE_STATISTICS, interface=0, time_high=high, time_low=low, options=options)
 
-    def finish(self, time_ns: int) -> None:
-        """Write each interface's statistics. Conversations that are open stay so: their streams have no end here."""
-        for interface in self._interfaces:
+    def finish(self, time_ns: int, done: int = 0) -> None:
+        """Write each interface's statistics, but for the first `done`. Conversations that are open stay so: their
+        streams have no end here."""
+        for interface in self.state.interfaces[done:]:
             options = blocks.items(
-                (blocks.ISB_STARTTIME, _timestamp(self._start_ns)),
+                (blocks.ISB_STARTTIME, _timestamp(self.state.start_ns)),
                 (blocks.ISB_ENDTIME, _timestamp(time_ns)),
                 (blocks.ISB_IFRECV, interface.received.to_bytes(8, "little")),
                 (blocks.ISB_IFDROP, interface.dropped.to_bytes(8, "little")),
@@ -245,7 +303,7 @@ class CaptureWriter:
 
     def _send(
         self,
-        talk: _Conversation,
+        talk: Conversation,
         direction: int,
         time_ns: int,
         flags: int,
@@ -254,8 +312,8 @@ class CaptureWriter:
         comment: bytes = b"",
     ) -> None:
         """Write one packet. A SYN carries TCP options, an ACK acknowledges all that the other side has sent."""
-        interface, sides = talk
-        side, peer = sides[direction], sides[1 - direction]
+        interface, both, _ = talk
+        side, peer = both[direction], both[1 - direction]
         length = len(payload)
         extra = b""
         acknowledgement = 0
@@ -311,10 +369,10 @@ class CaptureWriter:
             )
         )
         interface.received += 1
-        self.packets += 1
-        self.bytes += size
+        self.state.packets += 1
+        self.state.bytes += size
 
-    def _gap(self, talk: _Conversation, direction: int, offset: int, time_ns: int) -> None:
+    def _gap(self, talk: Conversation, direction: int, offset: int, time_ns: int) -> None:
         """Make the stream go on at `offset`, and the packet that comes next say that some were dropped."""
         side, interface = talk.sides[direction], talk.interface
         if not interface.pending:
@@ -327,7 +385,7 @@ class CaptureWriter:
             self._acknowledge(talk, direction, time_ns)
         side.end = offset
 
-    def _acknowledge(self, talk: _Conversation, direction: int, time_ns: int) -> None:
+    def _acknowledge(self, talk: Conversation, direction: int, time_ns: int) -> None:
         """Let the other side acknowledge what this direction has sent, in a packet without bytes."""
         peer = talk.sides[1 - direction]
         if not peer.reset:
@@ -335,39 +393,44 @@ class CaptureWriter:
 
     def _new_address(self, name: str) -> str:
         """Return the next address. The 130,049th is the first again, under its old name: its ports go on, though."""
-        subnet, host = divmod(self._addresses % ADDRESSES, 254)
+        subnet, host = divmod(self.state.addresses % ADDRESSES, 254)
         address = f"198.{18 + (subnet >> 8)}.{subnet & 255}.{host + 1}"
-        self._addresses += 1
-        if self._addresses <= ADDRESSES:
-            self._names[address] = name
+        self.state.addresses += 1
+        if self.state.addresses <= ADDRESSES:
+            self.state.names[address] = name
             record = (blocks.NRB_IPV4, _address_bytes(address) + _utf8(name).replace(b"\0", b"") + b"\0")
             self._block(blocks.NAME_RESOLUTION, records=blocks.items(record), options=[])
         return address
 
     def _client_port(self, address: str) -> tuple[str, int]:
         """Return a pair of address and port that was not given before: of this address, or of its process' next one."""
-        use = self._further.get(address, address)
-        port = self._ports.get(use, FIRST_PORT)
+        use = self.state.further.get(address, address)
+        port = self.state.ports.get(use, FIRST_PORT)
         while port > LAST_PORT:
-            use = self._further[address] = self._new_address(self._names[address])
-            port = self._ports.get(use, FIRST_PORT)
-        self._ports[use] = port + 1
+            use = self.state.further[address] = self._new_address(self.state.names[address])
+            port = self.state.ports.get(use, FIRST_PORT)
+        self.state.ports[use] = port + 1
         return use, port
 
     def _block(self, block_type: int, **body: object) -> None:
         block = blocks.build_block(block_type, body)
         self._write(block)
-        self.bytes += len(block)
+        self.state.bytes += len(block)
 
 
-def _side(source: bytes, destination: bytes, source_port: int, destination_port: int) -> _Side:
+def sides(client: bytes, server: bytes, port: int, server_port: int) -> tuple[Side, Side]:
+    """Return both directions' constants, from the client first."""
+    return _side(client, server, port, server_port), _side(server, client, server_port, port)
+
+
+def _side(source: bytes, destination: bytes, source_port: int, destination_port: int) -> Side:
     """Return one direction's constants. Hardware addresses are 02:00 (locally administered) and the IPv4 address."""
     ethernet = b"\2\0" + destination + b"\2\0" + source + b"\x08\x00"
     pairs = source + destination + struct.pack(">HH", source_port, destination_port)
     addresses = int.from_bytes(source + destination, "big")
     ip_sum = addresses + 0x4500 + 40 + _DONT_FRAGMENT + _TTL_AND_TCP
     tcp_sum = int.from_bytes(pairs, "big") + 6 + 20 + _WINDOW
-    return _Side(ethernet + b"\x45\0", pairs, ip_sum % 65_535, tcp_sum % 65_535)
+    return Side(ethernet + b"\x45\0", pairs, ip_sum % 65_535, tcp_sum % 65_535)
 
 
 def _packet_options(comment: bytes, dropped: int) -> bytes:
@@ -381,15 +444,17 @@ def _packet_options(comment: bytes, dropped: int) -> bytes:
 
 
 def _comment(about: Mapping[str, object]) -> bytes:
-    return _utf8(json.dumps(_shortened(about), ensure_ascii=False, separators=(",", ":")))
+    return _utf8(json.dumps(about, ensure_ascii=False, separators=(",", ":")))
 
 
-def _shortened(value: object) -> object:
+def _shortened(about: Mapping[str, object]) -> dict[str, object]:
+    return {key: _short(value) for key, value in about.items()}
+
+
+def _short(value: object) -> object:
     if isinstance(value, str) and len(value) > 1_024:
         return value[:1_023] + "…"
-    if isinstance(value, Mapping):
-        return {key: _shortened(inner) for key, inner in value.items()}
-    return value
+    return _shortened(value) if isinstance(value, Mapping) else value
 
 
 def _timestamp(time_ns: int) -> bytes:

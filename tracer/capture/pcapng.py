@@ -138,6 +138,13 @@ class PcapngReader:
             self._rest += memoryview(data)[position:]
         return found
 
+    def unread(self) -> int:
+        """Take back the block that is not all there; return how many bytes of it there are, to be fed again."""
+        count = len(self._rest)
+        self._rest.clear()
+        self._wanted = 0
+        return count
+
     def close(self) -> list[Notice]:
         """Tell that the file ends here; return the notice of a block that is cut."""
         if self._ended or not self._rest:

@@ -37,7 +37,7 @@ def open_capture(path: str, *, follow: bool = False) -> CaptureFile:
         descriptor = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise PodwireError(f"{name}: cannot be read: {(error.strerror or '').lower()}") from error
-    capture = CaptureFile(descriptor, name)
+    capture = CaptureFile(descriptor, name, follow=follow)
     try:
         if not follow:
             capture.require()
@@ -50,8 +50,11 @@ def open_capture(path: str, *, follow: bool = False) -> CaptureFile:
 class CaptureFile:
     """An open capture. Made by `open_capture`; closes its descriptor on `close` or at the end of a `with`."""
 
-    def __init__(self, descriptor: int, name: str) -> None:
+    def __init__(self, descriptor: int, name: str, *, follow: bool = False) -> None:
         self.name = name
+        self._follow = follow
+        """Its last block may be written anew by a recorder that goes on after another: none is taken before it is
+        whole."""
         self.position = 0
         """Bytes of the file that were read so far (compressed ones, where it is gzip)."""
         self.at_end = False
@@ -102,6 +105,9 @@ class CaptureFile:
         if self._finished:
             return []
         self._finished = True
+        if self._follow:
+            self._follow = False
+            self._found += self._read()
         if self._reader is None:
             return []
         notices = self._reader.close()
@@ -152,6 +158,12 @@ class CaptureFile:
         if self._reader is None:
             return self._first(data)
         found = self._reader.feed(data)
+        if self._follow and self._gzip is None and len(data) < CHUNK and isinstance(self._reader, PcapngReader):
+            partial = self._reader.unread()
+            if partial:
+                os.lseek(self._descriptor, -partial, os.SEEK_CUR)
+                self.position -= partial
+                self.at_end = partial == len(data)
         if found and isinstance(found[-1], Notice) and found[-1].fatal:
             self._over = self.at_end = True
         return found

@@ -1,7 +1,9 @@
 """The recorder: records of the ring come in, blocks of a pcapng file go out, in a process of its own.
 
-It may be slow, stopped or dead: that costs bytes of the capture, never traffic. It also finds out who is who (R8),
-since reading /proc would hold up the relay: clients by their pid, servers by the inode of their listening socket.
+It may be slow, stopped or dead: that costs bytes of the capture, never traffic. One that is started after another was
+killed goes on with its file: what that holds is read from it (`resume`), and what the ring still has is taken once
+more, in which whatever the file has already is passed over. It also finds out who is who (R8), since reading /proc
+would hold up the relay: clients by their pid, servers by the inode of their listening socket.
 """
 
 from __future__ import annotations
@@ -12,22 +14,24 @@ import os
 import select
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tracer import processes
 from tracer.capture.conversation import CaptureWriter
+from tracer.capture.resume import Listener, process_key, read_state
+from tracer.capture.store import SLICE, Store
 from tracer.relay import shared as sh
 from tracer.relay import sockdiag
-from tracer.relay.shared import Kind, Record, RingReader, Shared
+from tracer.relay.shared import Kind, Record, RecorderState, RingReader, Shared
 
-_SLICE = 64 << 10
-"""Most that one write takes (R9): a good neighbour on the disk."""
 _PAUSE_S = 0.003
 """Between two looks at a ring that had something: records then come in batches."""
 _IDLE_MS = 250
 _NICENESS = 5
 _ENHANCED_PACKET = b"\x06\0\0\0"
+_MISSING = 4096
+"""How many numbers of connections that have not come are remembered: after a worker's death they may come later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,38 +54,56 @@ class _Socket:
     server_pid: int = 0
 
 
-@dataclass(slots=True)
+class _Known:
+    """Which connections have come, without a list of all of them."""
+
+    def __init__(self) -> None:
+        self._highest = 0
+        self._missing: dict[int, None] = {}
+
+    def add(self, number: int) -> bool:
+        """Take note of one; False: it was there."""
+        if number in self._missing:
+            del self._missing[number]
+            return True
+        if number <= self._highest:
+            return False
+        for each in range(max(self._highest + 1, number - _MISSING), number):
+            self._missing[each] = None
+        while len(self._missing) > _MISSING:
+            del self._missing[next(iter(self._missing))]
+        self._highest = number
+        return True
+
+
 class Recorder:
-    """Writes one file from one ring."""
+    """Writes one file from one ring. `fd` may have what another recorder wrote before it was killed.
 
-    fd: int
-    limits: Limits
-    link: socket.socket
-    """To the worker: `{"listener": N, "server": PID}`, `{"limit": TEXT}`."""
-    _writer: CaptureWriter = field(init=False)
-    _pending: list[bytes] = field(init=False, default_factory=list)
-    _pending_bytes: int = field(init=False, default=0)
-    _sockets: dict[int, _Socket] = field(init=False, default_factory=dict)
-    _open: dict[int, int] = field(init=False, default_factory=dict)
-    """Connections in the file, with how many of their directions are open."""
-    _written: int = field(init=False, default=0)
-    _full: bool = field(init=False, default=False)
-    """No more packets."""
-    _failed: bool = field(init=False, default=False)
-    """Nothing more at all."""
-    _ended: bool = field(init=False, default=False)
+    `link` is to the worker: `{"listener": N, "server": PID}`, `{"limit": TEXT}`.
+    """
 
-    def __post_init__(self) -> None:
-        self._writer = CaptureWriter(self._take)
+    def __init__(self, fd: int, limits: Limits, link: socket.socket) -> None:
+        self.limits = limits
+        self.link = link
+        self._store = Store(fd)
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._full = False
+        """No more packets."""
+        self._failed = False
+        """Nothing more at all."""
+        self._ended = False
 
     def run(self, shared: Shared) -> None:
         """Until the END record, or until the worker is gone."""
         os.nice(_NICENESS)
+        words = self._words = shared.words
+        self._go_on()
         reader = RingReader(shared)
+        self._shared = shared
         poll = select.poll()
         poll.register(shared.recorder_wake, select.POLLIN)
         poll.register(self.link, select.POLLIN)
-        self._writer.start(self._now(shared), "")
         worker_is_gone = False
         while not self._ended:
             if self._drain(reader):
@@ -89,8 +111,7 @@ class Recorder:
                 continue
             if worker_is_gone:
                 break
-            self._write_out()
-            shared.words[sh.WAITING] = 1
+            words[sh.WAITING] = 1
             if reader.has_more():
                 continue
             for fd, _ in poll.poll(_IDLE_MS):
@@ -98,13 +119,44 @@ class Recorder:
                     os.eventfd_read(fd)
                 else:
                     worker_is_gone = not self.link.recv(4096)
-        self._writer.finish(self._now(shared))
+        self._writer.finish(self._now(), self._statistics)
         self._write_out()
-        os.close(self.fd)
+        words[sh.RECORDER_STATE] = RecorderState.FAILED if self._failed else RecorderState.COMPLETE
+        self._store.close()
 
-    @staticmethod
-    def _now(shared: Shared) -> int:
-        return time.monotonic_ns() + shared.words[sh.CLOCK_OFFSET]
+    def _now(self) -> int:
+        return time.monotonic_ns() + self._words[sh.CLOCK_OFFSET]
+
+    def _go_on(self) -> None:
+        """Go on where the file ends."""
+        with self._store.read() as data:
+            found = read_state(data)
+        self._store.cut(found.size)
+        self._writer = CaptureWriter(self._take, found.state)
+        self._statistics = found.statistics
+        self._last_ns = found.last_ns
+        self._known = _Known()
+        for number in sorted(found.connections):
+            self._known.add(number)
+        self._open = {
+            number: sum(not side.closed for side in talk.sides) for number, talk in found.state.conversations.items()
+        }
+        """Connections in the file, with how many of their directions are open."""
+        self._sockets: dict[int, _Socket] = {}
+        for interface in found.state.interfaces:
+            listener = Listener.of(interface)
+            hop = interface.description.split(" ", 1)[0]
+            self._sockets[listener.number] = _Socket(interface.number, hop, listener.file)
+        if not found.size:
+            self._writer.start(self._now(), "")
+        if found.shaken is not None:
+            self._writer.shake_hands(*found.shaken, found.last_ns)
+        if found.unheard is not None:
+            self._writer.last_word(*found.unheard, found.last_ns)
+        limits = self.limits
+        if limits.packets and found.state.packets >= limits.packets:
+            self._stop(f"{limits.packets} packets captured")
+        self._write_out()
 
     def _drain(self, reader: RingReader) -> bool:
         """Take what is there; whether there was anything."""
@@ -112,10 +164,11 @@ class Recorder:
         for record in reader.read():
             any_record = True
             self._record(record)
-            if self._pending_bytes >= _SLICE:
+            if self._pending_bytes >= SLICE:
                 self._write_out()
-        reader.release()
         self._write_out()
+        if not self._ended:  # else whoever comes after us has to see that it is
+            reader.release()
         return any_record
 
     def _record(self, record: Record) -> None:
@@ -124,9 +177,10 @@ class Recorder:
             if number in self._open:
                 self._writer.data(number, record.direction, record.offset, record.time_ns, record.payload)
         elif record.kind == Kind.OPEN:
-            self._opened(number, record.time_ns, bytes(record.payload))
+            if self._known.add(number):
+                self._opened(number, record.time_ns, bytes(record.payload))
         elif record.kind in (Kind.FIN, Kind.RESET):
-            if number in self._open:
+            if number in self._open and not self._writer.state.conversations[number].sides[record.direction].closed:
                 reset = record.kind == Kind.RESET
                 self._writer.close(number, record.direction, record.offset, record.time_ns, reset)
                 self._open[number] -= 1
@@ -135,14 +189,17 @@ class Recorder:
         elif record.kind == Kind.LISTENER:
             self._listener(json.loads(bytes(record.payload)))
         elif record.kind == Kind.CLOCK:
-            self._writer.note(record.time_ns, {"podwire": "clock set", "by_ns": int(bytes(record.payload))})
+            if record.time_ns > self._last_ns:  # else it is noted already
+                self._writer.note(record.time_ns, {"podwire": "clock set", "by_ns": int(bytes(record.payload))})
         elif record.kind == Kind.END:
             self._ended = True
 
     def _listener(self, about: dict[str, Any]) -> None:
-        number, hop, path = about["listener"], about["hop"], about["path"]
-        interface = self._writer.interface(path, f"{hop} {path}")
-        self._sockets[number] = _Socket(interface, hop, tuple(about["file"]))
+        number, hop, path, file = about["listener"], about["hop"], about["path"], tuple(about["file"])
+        if number in self._sockets:
+            return
+        comment = Listener(number, file).comment()
+        self._sockets[number] = _Socket(self._writer.interface(path, f"{hop} {path}", comment), hop, file)
         self._find_server(number)
 
     def _find_server(self, number: int) -> None:
@@ -171,14 +228,16 @@ class Recorder:
 
     def _about(self, who: processes.Process | None, pid: int, unknown: str) -> tuple[dict[str, object], str]:
         """What the opening packet's comment says of a process, and its address; `unknown` is its name if it is gone."""
+        about: dict[str, object]
         if who is None:
-            return {"pid": pid} if pid else {}, self._writer.endpoint((unknown, pid), unknown)
-        about: dict[str, object] = {"pid": pid, "uid": who.uid, "name": who.label, "exe": who.exe}
+            about = {"pid": pid} if pid else {}
+            return about, self._writer.endpoint(process_key(about, unknown), unknown)
+        about = {"pid": pid, "start": who.start, "uid": who.uid, "name": who.label, "exe": who.exe}
         if who.command:
             about["command"] = " ".join(who.command)
         if who.unit:
             about["unit"] = who.unit
-        return about, self._writer.endpoint((str(who.start), pid), who.label)
+        return about, self._writer.endpoint(process_key(about, who.label), who.label)
 
     # --- the file ---
 
@@ -191,7 +250,7 @@ class Recorder:
         limits = self.limits
         if is_packet and limits.packets and self._writer.packets + 1 >= limits.packets:
             self._stop(f"{limits.packets} packets captured")
-        elif limits.bytes and not self._full and self._written + self._pending_bytes >= limits.bytes:
+        elif limits.bytes and not self._full and self._store.size + self._pending_bytes >= limits.bytes:
             self._stop(f"{limits.bytes} bytes captured")
 
     def _stop(self, why: str) -> None:
@@ -203,16 +262,13 @@ class Recorder:
         data = b"".join(self._pending)
         self._pending.clear()
         self._pending_bytes = 0
+        before = self._store.size
         try:
-            for start in range(0, len(data), _SLICE):
-                part = data[start : start + _SLICE]
-                while part:
-                    part = part[os.write(self.fd, part) :]
+            self._store.write(data)
         except OSError as error:
             # A packet that is cut in its middle would make every reader stop there.
-            os.ftruncate(self.fd, self._written)
-            os.lseek(self.fd, self._written, os.SEEK_SET)
+            self._store.cut(before)
             self._failed = True
             self._stop(f"capture stopped: {error.strerror}")
-        else:
-            self._written += len(data)
+        self._words[sh.CAPTURE_PACKETS] = self._writer.packets
+        self._words[sh.CAPTURE_BYTES] = self._store.size

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,7 @@ class HeldFile:
         self.path = f"{folder}/{pid}.json"
         self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(self.fd, fcntl.LOCK_EX)
-        self.write({"version": VERSION, "pid": pid, "capture": capture, "memory": memory})
+        self.write({"version": VERSION, "pid": pid, "capture": capture, "memory": memory, "since_ns": time.time_ns()})
 
     def write(self, line: dict[str, object]) -> None:
         """Append one line."""
@@ -153,6 +154,12 @@ class Held:
     """Descriptor of the shared memory (shared.py) in every process of the relay."""
     last_number: int = 0
     """The largest number that a socket was given."""
+    since_ns: int = 0
+    """When it began (UTC)."""
+    left: list[HeldSocket] = field(default_factory=list)
+    """What it held when it left its paths to drain."""
+    given_up: dict[int, HeldSocket] = field(default_factory=dict)
+    """Paths that it does not hold any more; connections that were made through them may still be open."""
 
 
 def read_held(folder: str) -> Iterator[Held]:
@@ -172,7 +179,7 @@ def read_held(folder: str) -> Iterator[Held]:
 def _read(file: str) -> Held:
     with open(file, encoding="utf-8") as lines:
         try:
-            fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lines, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: who else asks is not taken for the relay
             alive = False
         except BlockingIOError:
             alive = True
@@ -183,7 +190,8 @@ def _read(file: str) -> Held:
             except ValueError:
                 continue  # an empty line, or one of a process that died while it wrote
             if held is None:
-                held = Held(file, int(entry["pid"]), str(entry["capture"]), alive, memory=entry["memory"])
+                held = Held(file, int(entry["pid"]), str(entry["capture"]), alive)
+                held.memory, held.since_ns = entry["memory"], entry["since_ns"]
             if "taken" in entry:
                 held.sockets[entry["taken"]] = HeldSocket(
                     entry["taken"],
@@ -199,9 +207,11 @@ def _read(file: str) -> Held:
                 held.homes.add(entry["home"])
                 held.last_number = max(held.last_number, entry["taken"])
             elif "gone" in entry:
-                held.sockets.pop(entry["gone"], None)
+                if entry["gone"] in held.sockets:
+                    held.given_up[entry["gone"]] = held.sockets.pop(entry["gone"])
             elif "draining" in entry:
                 held.draining = True
+                held.left = list(held.sockets.values())
             elif "watching" in entry:
                 held.folders.append((entry["hop"], entry["watching"]))
             elif "server" in entry and entry["server"] in held.sockets:

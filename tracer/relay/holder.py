@@ -52,7 +52,7 @@ class Holder:
     def run(self) -> None:
         """The one loop."""
         become("podwire-holder")
-        priority.be_ordinary()
+        priority.hurry()  # it sleeps; when it does not, everybody else's calls wait
         self._words[sh.HOLDER_PID] = os.getpid()
         if not self._words[sh.RECORDER_PID] and self._words[sh.RECORDER_STATE] == RecorderState.RUNNING:
             self._start_recorder()
@@ -91,7 +91,6 @@ class Holder:
                     continue
                 if words[sh.TICK] != tick:
                     looks, tick = 0, words[sh.TICK]
-                    idle = not _is_ready(epoll)
                 elif not _is_ready(epoll):
                     idle = True
                 else:
@@ -135,6 +134,7 @@ class Holder:
     def _record(self) -> None:
         relay = self._relay
         become("podwire-record")
+        priority.be_ordinary()
         os.setpriority(os.PRIO_PROCESS, 0, 0)
         link = relay.recorders_end
         surroundings.close_all_but({link.fileno(), relay.shared.fd, relay.shared.recorder_wake, *relay.keep})

@@ -69,6 +69,7 @@ def _take_off_the_source(fd: int, count: int) -> None:
 def finish_record(shared: Shared, context: Context) -> bool:
     """Commit the record that was laid, if its bytes moved; whether they did."""
     laid = context.ring.laid()
+    context.ring.forget()
     if laid is None:
         return False
     direction, length, connection, offset = laid

@@ -37,6 +37,8 @@ _CLOCK_STEP_NS = 1_000_000
 _RESERVE = 64
 """Descriptors kept aside, and given up to serve what is queued when they run out; a quarter of a low limit."""
 _OWED_S = 0.010
+_EVENTS = 64
+"""Most that one turn takes."""
 _BARREN_UNRECORDED, _BARREN_DIRECT = 3, 6
 """After so many deaths in a row without a chunk forwarded between: nothing is recorded any more; the paths are given
 back (R2)."""
@@ -69,7 +71,7 @@ class Worker:
         self._watcher = Watcher(plan.targets, self._listeners)
         self._listeners.look_for_folder = self._watcher.look_for
         self._connections: dict[int, Connection] = {}
-        self._reserve: list[int] = []
+        self._reserved = False
         self._leaving = False
         self._cutting = False
         self._clock_checked = time.monotonic()
@@ -83,15 +85,17 @@ class Worker:
 
     def run(self) -> None:
         """Relay until told to leave and the last connection has ended."""
-        self._fill_reserve()
         handlers, epoll, words = self._context.handlers, self._epoll, self._words
         self._start()
-        while not self._over():
+        self._keep_reserve()
+        tick = words[sh.TICK]
+        while not self._leaving or not self._over():
             try:
-                ready = epoll.poll(self._timers.wait())
+                ready = epoll.poll(self._timers.wait(), _EVENTS)
             except InterruptedError:
                 continue
-            words[sh.TICK] += 1
+            tick += 1
+            words[sh.TICK] = tick
             for fd, events in ready:
                 handler = handlers.get(fd)
                 if handler is not None:
@@ -246,7 +250,6 @@ class Worker:
     def _end(self) -> None:
         self._words[sh.STATE] = sh.State.ENDED
         self._watcher.close()
-        self._release_reserve()
         self._relay.homes.remove()
         self._held.remove()
         self._context.close()
@@ -436,25 +439,27 @@ class Worker:
 
     # --- R1: descriptors ---
 
-    def _fill_reserve(self) -> bool:
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        want = min(_RESERVE, soft // 4)
+    def _keep_reserve(self) -> bool:
+        """Have the last descriptors kept aside, by a limit below the hard one; False if they are in use."""
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard - min(_RESERVE, hard // 4), hard))
         try:
-            while len(self._reserve) < want:
-                self._reserve.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+            os.close(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
         except OSError:
+            self._use_reserve()
             return False
+        self._reserved = True
         return True
 
-    def _release_reserve(self) -> None:
-        for fd in self._reserve:
-            os.close(fd)
-        self._reserve.clear()
+    def _use_reserve(self) -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self._reserved = False
 
     def _out_of_descriptors(self, listener: Listener) -> None:
         """New connections go direct from now on; the reserve serves those that are queued with us."""
-        if self._reserve:
-            self._release_reserve()  # first: giving back asks the kernel who listens, which takes one
+        if self._reserved:
+            self._use_reserve()  # first: giving back asks the kernel who listens, which takes one
             self._listeners.give_back_for_now()
             self.tell("direct", text="no descriptors left: new connections go direct and are not seen")
             self._timers.after(1.0, self._try_again)
@@ -472,8 +477,7 @@ class Worker:
     def _try_again(self) -> None:
         if self._leaving:
             return
-        if not self._fill_reserve():
-            self._release_reserve()
+        if not self._keep_reserve():
             self._timers.after(1.0, self._try_again)
             return
         direct = self._listeners.take_again()

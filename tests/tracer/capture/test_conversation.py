@@ -59,9 +59,9 @@ def test_a_reset_is_a_reset_and_the_other_side_may_go_on() -> None:
 
 def test_a_connection_that_has_ended_is_forgotten() -> None:
     capture = Capture().open().close(0, 0)
-    assert list(capture.writer._conversations) == [1]
+    assert list(capture.writer.state.conversations) == [1]
     capture.close(1, 0)
-    assert not capture.writer._conversations
+    assert not capture.writer.state.conversations
 
 
 def test_no_bytes_are_no_packet() -> None:
@@ -150,7 +150,7 @@ def test_the_section_names_the_machine_and_the_program() -> None:
 def test_packets_and_bytes_are_counted() -> None:
     capture = Capture().open().data(0, 0, b"ab")
     data = capture.finish()
-    assert (capture.writer.packets, capture.writer.bytes) == (4, len(data))
+    assert (capture.writer.packets, capture.writer.state.bytes) == (4, len(data))
 
 
 def test_a_process_has_one_address_and_one_name() -> None:
@@ -200,7 +200,7 @@ def test_addresses_are_of_198_18_and_after_the_last_one_ports_go_on(monkeypatch:
 )  # fmt: skip
 def test_the_pool_of_addresses_is_all_of_198_18_15(number: int, address: str) -> None:
     capture = Capture()
-    capture.writer._addresses = number
+    capture.writer.state.addresses = number
     assert capture.writer.endpoint(("pid", 0), "x") == address
 
 

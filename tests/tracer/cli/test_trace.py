@@ -8,12 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.tracer.cli.live import COMMAND, Trace, client, grpc_server, run
+from tests.tracer.cli.live import COMMAND, Start, Trace, client, grpc_server, run
 from tests.tracer.relay.harness import kill_all
 from tracer.capture.packets import Packet
 from tracer.capture.reader import open_capture
@@ -21,36 +20,6 @@ from tracer.live import spool_folder
 from tracer.relay.held import read_held, runtime_folder
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it runs a command as another user")
-Start = Callable[..., Trace]
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="pw-"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture
-def server(folder: Path) -> Iterator[Path]:
-    """A gRPC server; the path of its socket. The shims' folder is one of the test's own."""
-    (folder / "s").mkdir()
-    with grpc_server(folder / "cri.sock"):
-        yield folder / "cri.sock"
-
-
-@pytest.fixture
-def trace(folder: Path, server: Path) -> Iterator[Start]:
-    running: list[Trace] = []
-
-    def start(*options: str, **more: str) -> Trace:
-        sockets = ("--socket", f"cri={server}", "--socket", f"task={folder}/s")
-        running.append(Trace(folder, *sockets, *options, **more))
-        return running[-1]
-
-    yield start
-    for each in running:
-        each.close()
 
 
 def test_each_call_is_printed_as_it_ends_and_decode_prints_the_same(folder: Path, server: Path, trace: Start) -> None:

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import os
+import random
+import signal
+import struct
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.tracer.capture.rings import (
+    START_NS,
+    Step,
+    expected,
+    listener,
+    opening,
+    packets_of,
+    put,
+    put_all,
+    read,
+    script,
+    shared_memory,
+)
+from tracer.capture.recorder import Limits, Recorder
+from tracer.relay import shared as sh
+from tracer.relay.shared import Kind, RecorderState, RingWriter, Shared
+
+RING = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def as_nice_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "nice", lambda _by: 0)
+
+
+def record(path: Path, steps: list[Step], *, content: bytes = b"", ring: int = 4 << 20) -> Shared:
+    """Let a recorder of this process take records into a file that has `content` already."""
+    path.write_bytes(content)
+    with shared_memory(ring) as (shared, _, link):
+        writer = RingWriter(shared)
+        assert not any(put(writer, step) for step in steps), "the ring is too small"
+        Recorder(os.open(path, os.O_RDWR), Limits(), link).run(shared)
+        assert shared.words[sh.RECORDER_STATE] == RecorderState.COMPLETE
+    return shared
+
+
+def blocks_of(data: bytes) -> list[int]:
+    """Where blocks begin, and the end."""
+    places = [0]
+    while places[-1] < len(data):
+        places.append(places[-1] + struct.unpack_from("<I", data, places[-1] + 4)[0])
+    return places
+
+
+def test_a_recorder_killed_at_any_block_is_gone_on_after(tmp_path: Path) -> None:
+    """All records come again, as if none had been released; what the file has already is passed over."""
+    steps = script(1, 60, 70_000)
+    record(tmp_path / "whole", steps)
+    whole = (tmp_path / "whole").read_bytes()
+    wanted = expected(steps)
+    assert read(tmp_path / "whole") == wanted
+    assert any(isinstance(piece, int) for pieces in wanted.values() for piece in pieces)
+    rnd = random.Random(2)
+    for place, end in zip(blocks_of(whole), [*blocks_of(whole)[1:], 0], strict=True):
+        for cut in {place, rnd.randrange(place, end) if end else place}:
+            record(tmp_path / "again", steps, content=whole[:cut])
+            assert read(tmp_path / "again") == wanted, cut
+            again = (tmp_path / "again").read_bytes()
+            assert again[:place] == whole[:place]
+            assert len(packets_of(tmp_path / "again")) == len(packets_of(tmp_path / "whole")), cut
+
+
+def test_where_every_record_was_released_the_file_alone_tells_how_to_go_on(tmp_path: Path) -> None:
+    steps = script(3, 400, 9_000)
+    wanted = expected(steps)
+    for at in range(5, len(steps), 7):
+        record(tmp_path / "x", [*steps[:at], steps[-1]])
+        content = (tmp_path / "x").read_bytes()
+        record(tmp_path / "x", steps[at:], content=content)
+        assert read(tmp_path / "x") == wanted, at
+
+
+def test_records_that_come_again_are_passed_over(tmp_path: Path) -> None:
+    """A worker that follows on a dead one may tell again what that one had told."""
+    steps = script(4, 200, 5_000)
+    twice = [step for step in steps[:-1] for _ in range(2)] + [steps[-1]]
+    record(tmp_path / "once", steps)
+    record(tmp_path / "twice", twice)
+    assert read(tmp_path / "twice") == expected(steps)
+    assert len((tmp_path / "twice").read_bytes()) == len((tmp_path / "once").read_bytes())
+
+
+def test_a_connection_whose_opening_comes_late_is_recorded(tmp_path: Path) -> None:
+    end = Step(Kind.END, 0, 0, 0, START_NS + 9, b"")
+    data = Step(Kind.DATA, 0, 1, 0, START_NS + 4, b"late")
+    steps = [listener(1), opening(2, 1, START_NS + 2), opening(1, 1, START_NS + 3), data, opening(1, 1, START_NS + 5)]
+    record(tmp_path / "x", [*steps, end])
+    assert read(tmp_path / "x")[1, 0] == [b"late"]
+
+
+def run_in_child(act: Callable[[], None]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            act()
+            status = 0
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return pid
+
+
+def test_recorders_killed_at_any_moment_lose_nothing_and_write_nothing_twice(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.touch()
+    steps = script(5, 4_000, 60_000)
+    rnd = random.Random(6)
+    kills = 0
+    with shared_memory(RING) as (shared, ours, link):
+        fd = os.open(path, os.O_RDWR)
+
+        def start() -> int:
+            return run_in_child(lambda: Recorder(os.dup(fd), Limits(), link).run(shared))
+
+        child = start()
+        kill_at = time.monotonic() + 0.05
+        for _ in put_all(RingWriter(shared), steps):
+            if time.monotonic() > kill_at:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                assert shared.words[sh.RECORDER_STATE] == RecorderState.RUNNING
+                kills += 1
+                child = start()
+                kill_at = time.monotonic() + rnd.uniform(0.005, 0.05)
+        os.waitpid(child, 0)
+        assert shared.words[sh.RECORDER_STATE] == RecorderState.COMPLETE
+        assert shared.words[sh.CAPTURE_BYTES] == path.stat().st_size
+        assert shared.words[sh.CAPTURE_PACKETS] == len(packets_of(path))
+        os.close(fd)
+        ours.close()
+    assert kills >= 8
+    assert read(path) == expected(steps)
