@@ -85,10 +85,12 @@ class _Detector:
             return "grpc" if len(head) >= LOOK else ""
         if len(head) < ttrpc_frames.HEADER_SIZE:
             return "grpc" if http2.is_sound(head) else ""
-        # No header of the one can be taken for one of the other: their types stand where the other has an id's bytes.
-        if http2.is_sound(head):
+        # Nearly always no header of the one can be taken for one of the other: their types stand where the other has an
+        # id's bytes. But a ttrpc Request of 257 bytes is HEADERS of one byte too: there, what is expected decides.
+        is_ttrpc = ttrpc_frames.is_sound(direction, head)
+        if http2.is_sound(head) and not (is_ttrpc and self._expected == "ttrpc"):
             return "grpc"
-        if ttrpc_frames.is_sound(direction, head):
+        if is_ttrpc:
             return "ttrpc"
         look = looks_like(head)
         if look in ("HTTP/1", "TLS"):

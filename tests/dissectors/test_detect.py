@@ -51,6 +51,16 @@ def test_a_few_bytes_of_either_side_tell(
     assert dissector.protocol == protocol
 
 
+@pytest.mark.parametrize("length", [0x101, 0x200, 0x408])
+def test_a_ttrpc_request_whose_length_makes_it_look_like_http2_is_ttrpc_where_that_is_expected(length: int) -> None:
+    payload = build_request("a.B", "C", b"x" * (length - 11))
+    assert len(payload) == length
+    script = [(REQUEST, build_frame(1, 1, 0, payload)), TTRPC[1]]
+    dissector = open_dissector("ttrpc")
+    assert faults(run(dissector, script)) == []
+    assert dissector.protocol == "ttrpc"
+
+
 @pytest.mark.parametrize("expected", EXPECTED)
 def test_what_came_before_the_choice_is_replayed_in_order(expected: str | None) -> None:
     sample = load_sample("crictl-runp")
