@@ -88,7 +88,7 @@ class _Detector:
         # Nearly always no header of the one can be taken for one of the other: their types stand where the other has an
         # id's bytes. But a ttrpc Request of 257 bytes is HEADERS of one byte too: there, what is expected decides.
         is_ttrpc = ttrpc_frames.is_sound(direction, head)
-        if http2.is_sound(head) and not (is_ttrpc and self._expected == "ttrpc"):
+        if http2.is_sound(head) and not (is_ttrpc and self.expected == "ttrpc"):
             return "grpc"
         if is_ttrpc:
             return "ttrpc"
