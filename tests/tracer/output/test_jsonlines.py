@@ -111,6 +111,7 @@ def test_every_key_is_documented_and_every_documented_key_is_produced(printed: P
     tables = documented()
     stuck = set(tables.pop("podwire stuck --json"))
     assert stuck == {"age_ns", "meant_to_wait", "deadline_left_ns"}
+    del tables["podwire status --json"], tables["connection"]  # held by its own test
     seen = produced(printed.objects())
     assert seen.keys() == tables.keys()
     for heading, keys in tables.items():
