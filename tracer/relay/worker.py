@@ -55,7 +55,8 @@ class Worker:
         held = salvaged = None
         clients: list[tuple[int, socket.socket]] = []
         if succeeding:
-            # Before anything is opened: what no record names is closed.
+            # Before anything is opened, since there may be no descriptor left: what no record names is closed.
+            takeover.close_epoll(shared)
             takeover.close_half_closed(shared)
             held = relay.held.read()
             salvaged = takeover.count_again(shared)

@@ -271,14 +271,15 @@ def resident_kib(pid: int) -> int:
 def test_r1_out_of_descriptors_a_dead_workers_successor_serves_who_is_connected(folder: Path, serve: Serve) -> None:
     path = folder / "s.sock"
     serve(path, backlog=512).ready()
-    with running_relay(folder, [main_target(path)]) as relay:
+    with running_relay(folder, [main_target(path)]) as relay, ExitStack() as stack:
         relay.until("taken")
         ours = inode(path)
-        for pid in (relay.pid, relay.process("holder")):
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (100, 100))
+        # As if that had been the hard limit from the start: a worker keeps a quarter of it aside.
+        resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (75, 100))
+        resource.prlimit(relay.process("holder"), resource.RLIMIT_NOFILE, (100, 100))
         clients = []
         for _ in range(120):
-            clients.append(connect(path))
+            clients.append(stack.enter_context(connect(path)))
             assert ask(clients[-1], b"hello") == b"hello"
         relay.until("direct")
         for deaths in range(1, 4):
