@@ -106,8 +106,13 @@ class Worker:
                     except Exception as error:  # a fault of ours must not stop the traffic of the others
                         self.tell("failed", text=f"{type(error).__name__}: {error} (descriptor {fd}, closed)")
                         self._abandon(fd)
-            self._timers.run_due()
-            self._after_a_turn()
+            try:
+                self._timers.run_due()
+                self._after_a_turn()
+            except OSError as error:
+                if error.errno not in _NO_DESCRIPTORS:
+                    raise
+                self._look_with_the_reserve()
         self._end()
 
     def _start(self) -> None:
@@ -480,6 +485,12 @@ class Worker:
         if not listener.retired:
             self._handle(listener.listening.fileno(), lambda _events: self._accept(listener))
             self._accept(listener)
+
+    def _look_with_the_reserve(self) -> None:
+        """Who listens could not be looked at, as that takes a descriptor: the next look has one."""
+        if self._reserved:
+            self._use_reserve()
+            self._timers.after(1.0, self._try_again)
 
     def _try_again(self) -> None:
         if self._leaving:
