@@ -196,11 +196,10 @@ class Recorder:
 
     def _listener(self, about: dict[str, Any]) -> None:
         number, hop, path, file = about["listener"], about["hop"], about["path"], tuple(about["file"])
-        if number in self._sockets:
-            return
-        comment = Listener(number, file).comment()
-        self._sockets[number] = _Socket(self._writer.interface(path, f"{hop} {path}", comment), hop, file)
-        self._find_server(number)
+        if number not in self._sockets:
+            comment = Listener(number, file).comment()
+            self._sockets[number] = _Socket(self._writer.interface(path, f"{hop} {path}", comment), hop, file)
+        self._find_server(number)  # again after a takeover: a worker may have died of the very answer
 
     def _find_server(self, number: int) -> None:
         """Find who listens, and tell the worker, which watches for that process's end (E1)."""

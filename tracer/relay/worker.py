@@ -37,6 +37,8 @@ _CLOCK_STEP_NS = 1_000_000
 _RESERVE = 64
 """Descriptors kept aside, and given up to serve what is queued when they run out; a quarter of a low limit."""
 _OWED_S = 0.010
+_QUIET_TURNS = 500
+"""With fewer a second, waking at once is what matters (priority.py)."""
 _EVENTS = 64
 """Most that one turn takes."""
 _BARREN_UNRECORDED, _BARREN_DIRECT = 3, 6
@@ -74,6 +76,7 @@ class Worker:
         self._connections: dict[int, Connection] = {}
         self._reserved = False
         self._hurries = 0
+        self._quiet, self._tick = False, self._words[sh.TICK]
         self._leaving = False
         self._cutting = False
         self._clock_checked = time.monotonic()
@@ -159,6 +162,12 @@ class Worker:
 
     def _rest(self, hurry: int) -> None:
         if hurry == self._hurries:  # nothing has appeared since
+            self._set_priority()
+
+    def _set_priority(self) -> None:
+        if self._quiet and not self._leaving:
+            priority.hurry()
+        else:
             priority.be_ordinary()
 
     def _go_on(self, held: Held, salvaged: int, clients: list[tuple[int, socket.socket]]) -> None:
@@ -256,6 +265,9 @@ class Worker:
         if now - self._clock_checked > _CLOCK_CHECK_S:
             self._clock_checked = now
             self._check_clock()
+            tick = self._words[sh.TICK]
+            self._quiet, self._tick = tick - self._tick < _QUIET_TURNS, tick
+            self._set_priority()
 
     def _check_clock(self) -> None:
         by = time.time_ns() - self._context.now_ns()
@@ -302,7 +314,8 @@ class Worker:
             elif number == signal.SIGUSR1:
                 self.cut()
             elif number == signal.SIGXCPU:
-                priority.be_ordinary()
+                self._quiet = False
+                self._set_priority()
 
     def _recorder_says(self) -> None:
         try:
@@ -336,7 +349,7 @@ class Worker:
         self._leaving = True
         self._words[sh.STATE] = sh.State.DRAINING
         self._words[sh.INOTIFY] = 0
-        priority.be_ordinary()
+        self._set_priority()
         self._ignore(self._watcher.fd)
         self._listeners.leave_all()
         self._context.record(Kind.END, 0, 0, 0)
