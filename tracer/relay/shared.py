@@ -32,8 +32,9 @@ RECORDER_STATE, RECORDER_DEATHS, CAPTURE_PACKETS, CAPTURE_BYTES, CAPTURE_FILE, D
 """Written by the recorder: a `RecorderState`; (by the holder: recorders that died;) packets and bytes written in all,
 the number of the file of a ring that is being written, bytes of traffic that came out of the ring and did not get into
 a file (disk full or kept free)."""
-ROWS = 28
-"""Rows of the table that were ever in use: a higher one is free, and not touched."""
+ROWS, INOTIFY = 28, 29
+"""Rows of the table that were ever in use: a higher one is free, and not touched. The worker's inotify descriptor, as
+long as a socket that appears is to be taken at once; 0: none is."""
 _WORDS = 64
 _STORES_STAY_IN_ORDER = platform.machine() in ("x86_64", "i686")
 """Of one processor, as another one sees them (Intel SDM vol. 3A §9.2.2)."""
@@ -71,8 +72,8 @@ RING_BYTES = 32 << 20
 _TABLE_AT = 4096
 _RING_AT = _TABLE_AT + SLOTS * SLOT_WORDS * 8
 
-_record = struct.Struct("=IHHIIQQQ")  # size, kind, direction, length, spare, connection, offset, time_ns
-RECORD_BYTES = _record.size
+RECORD = struct.Struct("=IHHIIQQQ")  # size, kind, direction, length, spare, connection, offset, time_ns
+RECORD_BYTES = RECORD.size
 CONTROL_ROOM = 256 << 10
 """Kept free of data, so that openings and ends of connections find room when the ring is full."""
 
@@ -162,6 +163,7 @@ class RingWriter:
 
     def __init__(self, shared: Shared) -> None:
         self._shared, self._words, self._ring = shared, shared.words, shared.ring
+        self.bytes = shared.ring
         self._size = shared.ring_bytes
         self._at = 0
         self._lock = _thread.allocate_lock()
@@ -188,14 +190,17 @@ class RingWriter:
     def _pad(self, head: int, at: int) -> None:
         rest = self._size - at  # a multiple of 8, as every size is
         struct.pack_into("=IH", self._ring, at, rest, Kind.PAD)
-        self._publish(head + rest)
+        self.publish(head + rest)
 
     def lay(self, kind: int, direction: int, length: int, connection: int, offset: int, time_ns: int) -> None:
         """Write the record's header over the reserved room; the recorder does not see it before `commit`."""
-        self._words[LAID] = 0  # what is there now may be of an earlier one, which moved nothing
         size = (RECORD_BYTES + length + 7) & ~7
-        _record.pack_into(self._ring, self._at, size, kind, direction, length, 0, connection, offset, time_ns)
+        RECORD.pack_into(self._ring, self._at, size, kind, direction, length, 0, connection, offset, time_ns)
         self._words[LAID] = self._words[HEAD] + 1
+
+    def forget(self) -> None:
+        """Nothing moved: what was laid is no record."""
+        self._words[LAID] = 0
 
     def laid(self) -> tuple[int, int, int, int] | None:
         """Of a predecessor: (direction, length, connection, offset) of the bytes whose record it had laid and not
@@ -204,15 +209,20 @@ class RingWriter:
         if self._words[LAID] != head + 1:
             return None
         self._at = head % self._size
-        _, kind, direction, length, _, connection, offset, _ = _record.unpack_from(self._ring, self._at)
+        _, kind, direction, length, _, connection, offset, _ = RECORD.unpack_from(self._ring, self._at)
         return (direction, length, connection, offset) if kind == Kind.DATA else None
+
+    def commit_at(self, at: int, laid: int, moved: int) -> None:
+        """The same of a record that its user has laid itself, at this place of the ring (pump.py)."""
+        self._at = at
+        self.commit(laid, moved)
 
     def commit(self, laid: int, moved: int) -> None:
         """Publish the record that was laid with `laid` bytes, of which only `moved` went through."""
         if moved != laid:
             struct.pack_into("=I", self._ring, self._at, (RECORD_BYTES + moved + 7) & ~7)
             struct.pack_into("=I", self._ring, self._at + 8, moved)
-        self._publish(self._words[HEAD] + ((RECORD_BYTES + moved + 7) & ~7))
+        self.publish(self._words[HEAD] + ((RECORD_BYTES + moved + 7) & ~7))
 
     def control(self, kind: int, direction: int, connection: int, offset: int, time_ns: int, payload: bytes) -> bool:
         """Write and publish a record without traffic behind it; False if even the kept room is used up."""
@@ -224,7 +234,8 @@ class RingWriter:
         self.commit(len(payload), len(payload))
         return True
 
-    def _publish(self, head: int) -> None:
+    def publish(self, head: int) -> None:
+        """Let the recorder see the records up to `head`."""
         # R10: Python has no memory barrier. Two turns of a lock order every store above before the store of `head`
         # on arm64 too: the first release (store-release) completes them, the second acquire (load-acquire of the same
         # word) cannot pass that release, and nothing below passes an acquire.
@@ -254,7 +265,7 @@ class RingReader:
         while self._next < until:
             at = self._next % self._size
             size, kind, direction, length, _, connection, offset, time_ns = (
-                _record.unpack_from(self._ring, at)
+                RECORD.unpack_from(self._ring, at)
                 if self._size - at >= RECORD_BYTES
                 else (*struct.unpack_from("=IHH", self._ring, at), 0, 0, 0, 0, 0)
             )

@@ -33,6 +33,13 @@ def rows(shared: Shared) -> Iterator[int]:
             yield base
 
 
+def close_epoll(shared: Shared) -> None:
+    """The predecessor's: to list descriptors takes one."""
+    with suppress(OSError):
+        os.close(shared.words[sh.EPOLL])
+    shared.words[sh.EPOLL] = 0
+
+
 def count_again(shared: Shared) -> int:
     """Set IN and OUT of every direction to what has happened; returns the bytes that lie in pipes."""
     table, words = shared.table, shared.words
@@ -69,6 +76,7 @@ def _take_off_the_source(fd: int, count: int) -> None:
 def finish_record(shared: Shared, context: Context) -> bool:
     """Commit the record that was laid, if its bytes moved; whether they did."""
     laid = context.ring.laid()
+    context.ring.forget()
     if laid is None:
         return False
     direction, length, connection, offset = laid

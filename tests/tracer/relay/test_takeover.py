@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -222,3 +223,25 @@ def test_r2_an_idle_worker_that_is_stopped_is_left_alone(folder: Path, serve: Ca
         assert relay.process("worker") == worker
         os.kill(worker, signal.SIGCONT)
         assert answers(path)
+
+
+def switches(relay: Relay) -> int:
+    """How often its processes went to sleep so far."""
+    text = "".join(Path(f"/proc/{pid}/status").read_text() for pid in relay.processes())
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("voluntary_ctxt_switches"))
+
+
+def test_r4_a_relay_that_drains_a_hundred_connections_sleeps(folder: Path, serve: Callable[..., Server]) -> None:
+    path = folder / "s.sock"
+    serve(path, backlog=128).ready()
+    with running_relay(folder, [main_target(path)]) as relay, contextlib.ExitStack() as stack:
+        relay.until("taken")
+        clients = [stack.enter_context(connect(path)) for _ in range(100)]
+        assert all(ask(client, b"x") == b"x" for client in clients)
+        relay.leave()
+        relay.until("recorded")
+        relay.listen(1.0)
+        before = switches(relay)
+        relay.listen(3.0)
+        assert switches(relay) - before <= 3
+        assert all(ask(client, b"x") == b"x" for client in clients)
