@@ -84,7 +84,7 @@ class Holder:
                     if self._recorder_ended():
                         recorder.watch(words[sh.RECORDER_PID])
                         poll.register(recorder.fd, select.POLLIN)
-                hurried = inotify in ready
+                hurried = inotify in ready and inotify == words[sh.INOTIFY]  # it may have left while we slept
                 if hurried:
                     priority.hurry(words[sh.WORKER_PID])
                 if hurried or idle:

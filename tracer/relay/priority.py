@@ -3,9 +3,9 @@
 While pods start, a node's cores are busy for longer than that, and an ordinary process, however nice it is not, waits
 for the end of a slice. So a worker with little to do is of the real-time class. One with much to do is not, since one
 that preempts whoever wakes it serves eight connections no better than one; but the holder, which sleeps and always is,
-looks at the same inotify descriptor, and has the worker in that class for a moment as soon as a socket appears. If it does not sleep even then, the
-kernel sends SIGXCPU after `_MOST_US`, and it is ordinary at once. Without the right to any of this all stay as they
-are.
+looks at the same inotify descriptor, and has the worker in that class for a moment as soon as a socket appears. If it
+does not sleep even then, the kernel sends SIGXCPU after `_MOST_US`, and it is ordinary at once. Without the right to
+any of this all stay as they are.
 """
 
 from __future__ import annotations
