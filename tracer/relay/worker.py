@@ -76,7 +76,7 @@ class Worker:
         self._connections: dict[int, Connection] = {}
         self._reserved = False
         self._hurries = 0
-        self._quiet, self._tick = False, self._words[sh.TICK]
+        self._quiet, self._tick = True, self._words[sh.TICK]
         self._leaving = False
         self._cutting = False
         self._clock_checked = time.monotonic()
@@ -141,6 +141,7 @@ class Worker:
     def _watch(self) -> None:
         """Have the folders watched, and take what is there."""
         plan = self._relay.plan
+        self._set_priority()
         self._handle(self._watcher.fd, lambda _events: self._something_appeared())
         self._words[sh.INOTIFY] = self._watcher.fd
         if not self._succeeding:
