@@ -33,8 +33,9 @@ format: $(VENV)/.dev    ## ruff format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev    ## ratios to a peer, in one run
-	$(BIN)/python -m tests.bench
+bench: $(VENV)/.dev    ## ratios to a peer, each kind in one run
+	$(BIN)/python -m tests.bench decode
+	$(BIN)/python -m tests.bench relay
 
 fuzz: $(VENV)/.dev    ## a minute of mutated connections through the dissectors
 	$(BIN)/python -m tests.fuzz.fuzz 60

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from protos.errors import PodwireError
 from tracer import processes
-from tracer.relay import sockdiag
+from tracer.relay import sockdiag, surroundings
 from tracer.relay.held import Held, read_held, runtime_folder
 from tracer.relay.targets import FOLDER_HOPS, Target
 
@@ -108,6 +108,14 @@ def check_access(targets: list[Target]) -> list[Target]:
     return allowed
 
 
+def without_those_a_pod_would_kill(targets: list[Target]) -> tuple[list[Target], list[Target]]:
+    """What may be traced, and what may not: in a pod that a relay cannot leave, no shim's or agent's connection may go
+    through it (R3)."""
+    if not surroundings.dies_with_its_pod():
+        return targets, []
+    return [each for each in targets if each.name], [each for each in targets if not each.name]
+
+
 def target_path(target: Target) -> str:
     """The path a user knows it by."""
     return f"{target.folder.rstrip('/')}/{target.name}".rstrip("/")
@@ -144,12 +152,10 @@ def older_connections(path: str) -> Older:
     """Who is connected to the socket at `path` (sock_diag, this network namespace)."""
     try:
         status = os.stat(path)
-        key = sockdiag.file_key(status.st_ino, status.st_dev)
-        everything = sockdiag.unix_sockets()
+        peers = sockdiag.client_sockets(status.st_ino, status.st_dev)
     except OSError:
         return Older(0, ())
-    peers = [each.peer for each in everything if each.file == key and each.state == sockdiag.TCP_ESTABLISHED]
-    found = processes.holders({peer for peer in peers if peer}) if peers else {}
+    found = processes.holders(peers) if peers else {}
     clients = [processes.describe(pid) for pid in sorted(set(found.values()))]
     return Older(len(peers), tuple(client for client in clients if client is not None))
 

@@ -19,16 +19,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from protos.errors import PodwireError
-from tracer import discover
+from tracer import discover, spool
 from tracer.capture.packets import Notice, Packet
 from tracer.capture.reader import CaptureFile, open_capture
 from tracer.capture.recorder import Limits, Recorder
 from tracer.relay import system
 from tracer.relay.held import locked, make_runtime_folder, mend, runtime_folder
+from tracer.relay.relay import Plan
 from tracer.relay.shared import Shared
 from tracer.relay.start import start_relay
 from tracer.relay.targets import FOLDER_HOPS, Target
-from tracer.relay.worker import Plan
+from tracer.sessions import lost_with
+from tracer.unit import give_unit
 
 HINT_S = 10.0
 """Without a call for so long, a trace says how to make one."""
@@ -58,7 +60,7 @@ class Live:
     """Path of the file that grows."""
     say: Say
     older: dict[str, discover.Older] = field(default_factory=dict)
-    """By path: who was connected before, and so is not seen."""
+    """By path of each named socket: who was connected before, and so is not seen; until it is told."""
     control: socket.socket = field(init=False)
     ended: bool = False
     """The capture is complete."""
@@ -69,9 +71,11 @@ class Live:
     _started: bool = False
     _gone: bool = False
     _worker: int = 0
+    _recorders: int = 0
     vanished: str = ""
     """The folder of a named socket, if it was removed and nothing else is left to trace."""
     _left: bool = False
+    _detached: bool = False
     _taken: set[str] = field(default_factory=set)
     _held: set[str] = field(default_factory=set)
     _handlers: dict[int, Any] = field(default_factory=dict)
@@ -88,6 +92,7 @@ class Live:
         limits = self.options.limits
         with locked(folder):
             self._mend()
+            spool.remove_forgotten()
             discover.refuse_second_tracer(self.options.targets)
             fd = create_capture(self.capture)
 
@@ -108,6 +113,8 @@ class Live:
 
     def _mend(self) -> None:
         for held in discover.dead_relays():
+            if lost := lost_with(held):
+                self.say(f"podwire {held.pid} was killed: {lost}")
             for path, left in mend(held):
                 self.say(f"{path}: mended what podwire {held.pid} left when it died ({left.value})")
 
@@ -146,17 +153,39 @@ class Live:
             yield batch
         yield list(file.finish())
 
+    @property
+    def session(self) -> int:
+        """What `status`, `attach` and `stop` know it by."""
+        return self._worker
+
+    def detach(self) -> bool:
+        """Hear what is traced, then let go of a relay that goes on recording; False if it was told to leave by then."""
+        until = time.monotonic() + _SETTLE_S
+        while self.older and not self._left and not self._gone and time.monotonic() < until:
+            if select.select([self.control], [], [], 0.1)[0]:
+                self._hear()
+        if self._left or self._gone:
+            return False
+        self._let_go()
+        self._detached = True
+        return True
+
     def close(self) -> None:
-        """Leave, and let go; the relay goes on with what is open, and is gone if nothing is."""
+        """Leave, and let go; the relay goes on with what is open, and is gone if nothing is. Nothing after `detach`."""
+        if self._detached:
+            return
         self.leave()
         until = time.monotonic() + _SETTLE_S
         while not self._gone and not (self.ended and self.draining) and time.monotonic() < until:
             if select.select([self.control], [], [], 0.1)[0]:
                 self._hear()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
         if self._gone and self._worker:
             os.waitpid(self._worker, 0)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         if self._file is not None:
             self._file.close()
         self.control.close()
@@ -165,6 +194,13 @@ class Live:
 
     def _on_started(self, pid: int) -> None:
         self._started = True
+
+    def _on_recorder(self, pid: int, holder: int) -> None:
+        self._recorders += 1
+        if self._recorders > 1:
+            self.say("the recorder was killed; another goes on where it was")
+        elif reason := give_unit(self._worker, [self._worker, holder, pid]):
+            self.say(f"the relay has no systemd unit of its own: {reason}")
 
     def _hear(self) -> None:
         message = self.control.recv(65536)
@@ -187,17 +223,23 @@ class Live:
         again = path in self._taken
         self._taken.add(path)
         self._held.add(path)
+        older = self.older.pop(path, None)
         if missed:
-            self.say(f"{hop} {path}: {missed} connections were made before it was traced and are not seen")
-        elif path in self.older:
-            self.say(f"{hop} {path}: {_told(self.older.pop(path))}")
+            self._on_missed(hop, path, missed)
+        elif older is not None:
+            self.say(f"{hop} {path}: {_told(older)}")
         elif again and self._is_main(hop):
             self.say(f"{hop} {path}: its server started again; tracing it")
+
+    def _on_missed(self, hop: str, path: str, count: int) -> None:
+        what = "1 connection was" if count == 1 else f"{count} connections were"
+        self.say(f"{hop} {path}: {what} made before it was traced and not seen")
 
     def _is_main(self, hop: str) -> bool:
         return hop not in FOLDER_HOPS
 
     def _on_refused(self, hop: str, path: str, reason: str) -> None:
+        self.older.pop(path, None)
         self.say(f"{hop} {path}: not traced: {reason}")
 
     def _on_retired(self, hop: str, path: str, reason: str) -> None:
@@ -291,11 +333,7 @@ def create_capture(path: str) -> int:
 
 def spool_folder() -> str:
     """Where captures without a name lie: `/var/lib/podwire` for root, else the user's state folder; made, 0700."""
-    if os.geteuid() == 0:
-        folder = "/var/lib/podwire"
-    else:
-        base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-        folder = f"{base}/podwire"
+    folder = spool.spool_path()
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
     except OSError as error:

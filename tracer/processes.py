@@ -30,10 +30,17 @@ class Process:
     def label(self) -> str:
         """What people call it: a shim by the sandbox it serves, others by their executable."""
         base = os.path.basename(self.exe.removesuffix(" (deleted)")) or self.name
-        if base.startswith("containerd-shim") and "-id" in self.command[:-1]:
-            return f"shim-{self.command[self.command.index('-id') + 1][:13]}"
+        if base.startswith("containerd-shim") and self.sandbox:
+            return f"shim-{self.sandbox[:13]}"
         # An interpreter says nothing: the name the process gave itself, or its script's, does.
         return self.name if base.startswith("python") else base
+
+    @property
+    def sandbox(self) -> str:
+        """The sandbox that a shim serves, by its command line (`-namespace NS -id SANDBOX`); empty for all others."""
+        if "-namespace" in self.command and "-id" in self.command[:-1]:
+            return self.command[self.command.index("-id") + 1]
+        return ""
 
 
 def describe(pid: int) -> Process | None:

@@ -53,11 +53,7 @@ def traced(
     registry: Registry,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Traced:
-    for _ in range(3):
-        traced = trace_a_pod(request.param, containerd, registry, tmp_path_factory.mktemp("pod") / "pod.pcapng")
-        if "not seen" not in traced.trace.said:
-            break  # where /run is a disk and not memory, its journal can hold an exchange up, which is said
-    return traced
+    return trace_a_pod(request.param, containerd, registry, tmp_path_factory.mktemp("pod") / "pod.pcapng")
 
 
 def trace_a_pod(api: str, containerd: Containerd, registry: Registry, capture: Path) -> Traced:
@@ -201,7 +197,6 @@ def test_other_readers_read_to_the_end(traced: Traced, command: list[str]) -> No
     assert "truncated" not in done.stderr
 
 
-@pytest.mark.xfail(strict=False, reason="about one run in five, a shim's traffic is missed and not said: to be found")
 def test_every_shims_create_is_seen_or_said_to_be_missed_when_pods_start_together(
     containerd: Containerd, registry: Registry, tmp_path: Path
 ) -> None:
@@ -224,7 +219,7 @@ def test_every_shims_create_is_seen_or_said_to_be_missed_when_pods_start_togethe
     task = sorted((call for call in trace.calls() if call["hop"] == "task"), key=lambda call: call["call"])
     firsts = {call["socket"]: call for call in reversed(task)}
     by_socket = {str(containerd.shim_socket(each)): each for each in sandboxes}
-    missed = {socket for socket in by_socket if f"{socket}: 1 connections were made before" in trace.said}
+    missed = {socket for socket in by_socket if f"{socket}: 1 connection was made before" in trace.said}
     assert firsts.keys() | missed == by_socket.keys()  # seen + missed = all
     seen = {socket: call for socket, call in firsts.items() if socket not in missed}
     assert {socket: request_of(call)["id"] for socket, call in seen.items()} == {

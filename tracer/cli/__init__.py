@@ -11,6 +11,9 @@ from importlib import import_module
 
 COMMANDS = {
     "trace": "get between runtime and clients, print each call as it happens, record a pcapng",
+    "status": "list the sessions that run or drain: sockets, connections, capture, gaps, health",
+    "attach": "print the calls of a session that records in the background",
+    "stop": "end a session; what is open goes on through its relay",
     "decode": "print the calls of a capture file",
     "stuck": "list the calls without an answer, of a running trace or of a capture file",
     "doctor": "say what is here, what can be traced and what cannot; mend what a crash left",
@@ -21,9 +24,10 @@ COMMANDS = {
 USAGE = "podwire [-h] [--version] COMMAND ..."
 STATUSES = {
     0: "done",
-    1: "done, and something is amiss: trace's capture is not complete, doctor has something to say",
+    1: "done, and something is amiss: the capture of trace or attach is not complete, stop took too long, "
+    "doctor or status has something to say",
     2: "bad usage or bad input; one line on stderr says which",
-    130: "ended by Ctrl-C (of a trace that is its ordinary end: 0)",
+    130: "ended by Ctrl-C (of trace and attach that is the ordinary end: 0)",
 }
 """Every exit status."""
 

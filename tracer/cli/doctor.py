@@ -7,6 +7,10 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # heavy: imported by run
+    from tracer.sessions import Session
 
 SIGNS = {"ok": "✓", "no": "✗", "note": "·"}
 
@@ -55,40 +59,73 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _all(named: list[str], *, mend_now: bool) -> Iterator[Finding]:
-    yield from _relays(mend_now=mend_now)
+    yield from _sessions(mend_now=mend_now)
+    yield from _spools(mend_now=mend_now)
     yield from _sockets(named)
     yield Finding(
         "note",
         "the one risk",
-        "if the relay's process is killed (SIGKILL), the connections it carries are lost, and containerd removes the "
-        "containers of a shim whose connection is lost; Ctrl-C, a closed terminal and killing podwire trace are safe",
+        "if worker and holder of a relay are killed in the same instant, the connections they carry are lost, and "
+        "containerd removes the containers of a shim whose connection is lost; either one alone, Ctrl-C, a closed "
+        "terminal, killing podwire trace, upgrading and uninstalling are safe",
     )
 
 
-def _relays(*, mend_now: bool) -> Iterator[Finding]:
+def _sessions(*, mend_now: bool) -> Iterator[Finding]:
     """Running traces, draining ones, and what crashed ones left (E9)."""
-    from tracer.relay.held import locked, mend, read_held, runtime_folder
+    from tracer import sessions
+    from tracer.output.units import counted
 
-    for held in read_held(runtime_folder()):
+    for session in sessions.read_sessions():
+        held = session.held
+        about = f"podwire {session.pid}"
         paths = ", ".join(socket.path for socket in held.sockets.values()) or "no socket"
-        if held.alive and held.draining:
-            yield Finding("note", f"podwire {held.pid}", "draining: forwards what was open, until it ends")
-        elif held.alive:
-            yield Finding(
-                "note",
-                f"podwire {held.pid}",
-                f"traces {paths} into {held.capture} (kill -TERM {held.pid} ends it, should its terminal be gone)",
-            )
-        elif mend_now:
-            with locked(runtime_folder()):
-                done = mend(held)
-            for path, left in done:
-                yield Finding("ok", "mended", f"{path} of podwire {held.pid}: {left.value}")
-            yield Finding("ok", "mended", f"what podwire {held.pid} left in {runtime_folder()}")
+        if session.state == sessions.DEAD:
+            yield from _dead(session, paths, mend_now=mend_now)
+            continue
+        if session.state == sessions.DRAINING:
+            number = counted(len(session.connections), "connection")
+            yield Finding("note", about, f"draining: forwards {number} until the end of each")
         else:
-            yield Finding(
-                "no", "left behind", f"podwire {held.pid} died holding {paths}: podwire doctor --mend gives it back"
-            )
+            text = f"traces {paths} into {session.capture} (podwire stop {session.pid} ends it)"
+            yield Finding("note", about, text)
+        for trouble in session.troubles:
+            yield Finding("no", about, trouble)
+
+
+def _dead(session: Session, paths: str, *, mend_now: bool) -> Iterator[Finding]:
+    from tracer.relay.held import locked, mend, runtime_folder
+    from tracer.sessions import lost_with
+
+    name = f"podwire {session.pid}"
+    lost = lost_with(session.held)
+    if lost:
+        yield Finding("no", f"lost with {name}", lost)
+    if not mend_now:
+        yield Finding("no", "left behind", f"{name} died holding {paths}: podwire doctor --mend gives it back")
+        return
+    with locked(runtime_folder()):
+        done = mend(session.held)
+    for path, left in done:
+        yield Finding("ok", "mended", f"{path} of {name}: {left.value}")
+    yield Finding("ok", "mended", f"what {name} left in {runtime_folder()}")
+
+
+def _spools(*, mend_now: bool) -> Iterator[Finding]:
+    """Captures without a name that nobody will read any more; the next trace would remove them too."""
+    from tracer import spool
+    from tracer.relay.held import locked, make_runtime_folder, runtime_folder
+
+    if not mend_now:
+        for path in spool.forgotten():
+            text = f"{path}: the capture of a trace that has ended; the next podwire trace removes it"
+            yield Finding("note", "spool", text)
+        return
+    make_runtime_folder(runtime_folder())
+    with locked(runtime_folder()):
+        removed = spool.remove_forgotten()
+    for path in removed:
+        yield Finding("ok", "removed", f"{path}, the capture of a trace that has ended")
 
 
 def _sockets(named: list[str]) -> Iterator[Finding]:

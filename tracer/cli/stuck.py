@@ -16,7 +16,6 @@ if TYPE_CHECKING:  # heavy: imported by run
     from protos.registry import Registry
     from tracer.calls import Call
     from tracer.output.summary import Summarizer
-    from tracer.relay.held import Held
 
 HEADER = ("AGE", "HOP", "ID", "CALL", "DEADLINE", "CALLER")
 
@@ -38,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """List what is open. Returns 0, whether there is any or not. Raises PodwireError."""
     path = args.file or running_capture()
     calls, end_ns, broken = read_open(path)
-    if path != "-" and any(os.path.realpath(path) == os.path.realpath(held.capture) for held in sessions()):
+    if path != "-" and any(os.path.realpath(path) == os.path.realpath(each) for each in _being_written()):
         end_ns, broken = max(end_ns, time.time_ns()), ""  # still being written: its last record may be half there
     registry = load_registry(args)
     if args.json:
@@ -73,20 +72,18 @@ def read_open(path: str) -> tuple[list[Call], int, str]:
 
 def running_capture() -> str:
     """Return the capture that a running trace writes. Raises PodwireError unless exactly one is running."""
-    running = sessions()
+    running = _being_written()
     if not running:
         raise PodwireError("no trace is running: podwire stuck FILE reads a capture")
     if len(running) > 1:
-        named = ", ".join(f"{held.capture} (pid {held.pid})" for held in running)
-        raise PodwireError(f"several traces are running; name the capture of one: {named}")
-    return running[0].capture
+        raise PodwireError(f"several traces are running; name the capture of one: {', '.join(running)}")
+    return running[0]
 
 
-def sessions() -> list[Held]:
-    """Return the traces of this user (of root: all of root's) that are recording."""
-    from tracer.relay.held import read_held, runtime_folder
+def _being_written() -> list[str]:
+    from tracer.sessions import TRACING, read_sessions
 
-    return [held for held in read_held(runtime_folder()) if held.alive and not held.draining]
+    return [session.capture for session in read_sessions() if session.state == TRACING]
 
 
 def stuck_text(calls: list[Call], registry: Registry, end_ns: int) -> list[str]:

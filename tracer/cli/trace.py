@@ -7,7 +7,7 @@ import os
 import select
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TextIO
 
 from protos.errors import PodwireError
@@ -58,6 +58,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--existing", action="store_true", help="trace shims that run already, too")
     parser.add_argument("--force", action="store_true", help="exchange a socket although SELinux refuses its label")
+    parser.add_argument(
+        "--detach", action="store_true", help="go on recording in the background (podwire status, attach, stop)"
+    )
     add_output_options(parser)
 
 
@@ -78,8 +81,18 @@ def run(args: argparse.Namespace) -> int:
     from tracer.capture.recorder import Limits
     from tracer.live import Live, Options, spool_folder
     from tracer.pipeline import Decoder
+    from tracer.sessions import draining_text
 
+    if args.detach:
+        _check_detach(args)
     targets = discover.check_access(discover.find_targets(args.socket, existing=args.existing))
+    if not args.force:
+        targets, left_out = discover.without_those_a_pod_would_kill(targets)
+        for target in left_out:
+            _say(
+                f"{target.hop} {target.folder}: not traced: this is a pod, whose end would take the relay and then the "
+                "containers with it (hostPID and the host's cgroup namespace let it leave the pod; --force overrides)"
+            )
     stops = dict(args.a)
     named = args.w not in (None, "-")
     capture = os.path.abspath(args.w) if named else f"{spool_folder()}/trace-{os.getpid()}.pcapng"
@@ -93,9 +106,14 @@ def run(args: argparse.Namespace) -> int:
             live.older[path] = discover.older_connections(path)
         else:
             _say(f"{target.hop} {path}: {_shims(target)}")
+    detached = False
     try:
         live.start()
         with closing(live):
+            if args.detach and live.detach():
+                detached = True
+                _say(_how_to_go_on(live.session, capture))
+                return 0
             copy = CopyOut(capture, sys.stdout.fileno()) if args.w == "-" else None
             shown = None if out is None else Shown(make_printer(args, out), out, args.calls)
             _follow(live, Decoder(), shown, copy)
@@ -104,13 +122,30 @@ def run(args: argparse.Namespace) -> int:
             if lost:
                 _say(f"stdout was not read to the end: {lost} bytes of the capture are lost")
     finally:
-        if not named and os.path.exists(capture):
-            os.unlink(capture)
+        if not named and not detached:
+            with suppress(FileNotFoundError):  # another trace that started meanwhile may have removed it
+                os.unlink(capture)
     if live.vanished:
         raise PodwireError(f"{live.vanished}: the folder was removed, nothing is left to trace")
     if live.draining:
-        _say(f"draining: {live.draining} connections go on through the relay, unrecorded, until they end")
+        _say(draining_text(live.draining))
     return 1 if live.failed else 0
+
+
+def _check_detach(args: argparse.Namespace) -> None:
+    """Refuse what needs somebody who looks on."""
+    if args.w == "-" or args.P or args.calls:
+        raise PodwireError("--detach records in the background: it does not go with -w -, -P and --calls")
+    if args.w is not None and not getattr(args, "b", None):
+        raise PodwireError("--detach -w FILE needs -b, or the file would grow without end")
+
+
+def _how_to_go_on(session: int, capture: str) -> str:
+    """What a trace says when it lets go."""
+    return (
+        f"podwire {session} goes on recording into {capture}: "
+        f"podwire attach {session} follows it, podwire stop {session} ends it"
+    )
 
 
 class Shown:

@@ -68,6 +68,11 @@ def size(count: int) -> str:
     return f"{count / 1e9:.1f} GB"
 
 
+def counted(count: int, what: str) -> str:
+    """`1 connection`, `2 connections`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def short_id(text: str) -> str:
     """The first 13 characters of a 64-digit id; another name whole if it fits, else cut with a mark."""
     if len(text) <= SHORT_ID:

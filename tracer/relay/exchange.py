@@ -51,7 +51,18 @@ class Homes:
 
     def __init__(self, runtime_folder: str, pid: int) -> None:
         self._pid = pid
-        self._homes = [_make_home(f"{runtime_folder}/{pid}")]
+        self._first = f"{runtime_folder}/{pid}"
+        self._homes = [_make_home(self._first)]
+
+    def reopen(self, paths: set[str]) -> None:
+        """After a takeover: open the folders anew in which a predecessor has twins, and its own."""
+        self._homes = [
+            _open_home(path) for path in [self._first, *sorted(paths - {self._first})] if os.path.isdir(path)
+        ]
+
+    def at(self, path: str) -> Home | None:
+        """The one at this path, None if it was removed."""
+        return next((home for home in self._homes if home.path == path), None)
 
     def for_folder(self, folder: str, folder_fd: int) -> Home:
         """The home on the same mount as `folder`, made if need be (an exchange across a bind mount is EXDEV)."""
@@ -59,7 +70,12 @@ class Homes:
         for home in self._homes:
             if home.mount == mount:
                 return home
-        home = _make_home(f"{folder}/.podwire-{self._pid}")
+        path = f"{folder}/.podwire-{self._pid}"
+        with contextlib.suppress(FileExistsError):  # a predecessor had just made it
+            return self._add(_make_home(path))
+        return self._add(_open_home(path))
+
+    def _add(self, home: Home) -> Home:
         self._homes.append(home)
         return home
 
@@ -67,6 +83,15 @@ class Homes:
     def paths(self) -> list[str]:
         """All of them, for the file that says what this relay holds."""
         return [home.path for home in self._homes]
+
+    def removed(self) -> list[Home]:
+        """Those that somebody removed, with all the twins in them."""
+        return [home for home in self._homes if os.fstat(home.fd).st_nlink == 0]
+
+    def forget(self, home: Home) -> None:
+        """Let go of a removed one: while it is held open, inotify does not tell that the folder it was in is gone."""
+        os.close(home.fd)
+        self._homes.remove(home)
 
     def remove(self) -> None:
         """Remove the folders that are empty; a twin that lies in one is never removed with it."""
@@ -83,6 +108,10 @@ class Homes:
 def _make_home(path: str) -> Home:
     os.mkdir(path, 0o700)
     os.chmod(path, 0o700)  # whatever the umask
+    return _open_home(path)
+
+
+def _open_home(path: str) -> Home:
     fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     return Home(path, fd, system.mount_id(fd))
 
@@ -220,8 +249,9 @@ class Taken:
     """Effective uid and gid to connect with where they are not ours (E7)."""
 
 
-Announce = Callable[[Exchange], None]
-"""Told of an exchange just before the swap, so that whoever mends after a crash knows of it."""
+Announce = Callable[[Exchange, int, tuple[int, int] | None], None]
+"""Told of an exchange just before the swap (with the listener's descriptor, and whom to connect as), so that whoever
+goes on or mends after a crash knows of it."""
 
 
 def take(number: int, hop: str, folder: str, name: str, homes: Homes, announce: Announce, *, force: bool) -> Taken:
@@ -262,7 +292,7 @@ def _take(
         ours = _inode(home.fd, ours_name)
         assert ours is not None  # bound just now, in a folder that is ours alone
         exchange = Exchange(number, hop, folder, name, home, folder_fd, ours, (before.st_ino, before.st_dev))
-        announce(exchange)
+        announce(exchange, listener.fileno(), credentials)
         system.exchange_names(home.fd, ours_name, folder_fd, name)
         came = os.lstat(home.at(ours_name))
         if not stat.S_ISSOCK(came.st_mode):
@@ -278,7 +308,7 @@ def _take(
         raise
     if came.st_ino != before.st_ino:  # a server that started again at that very moment
         exchange.twin = (came.st_ino, came.st_dev)
-        announce(exchange)
+        announce(exchange, listener.fileno(), credentials)
     elif server is not None:
         exchange.server_inode = server.inode
     return Taken(exchange, listener, credentials)

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,18 +56,26 @@ def locked(folder: str) -> Iterator[None]:
 class HeldFile:
     """The file of this relay, open and locked for as long as it lives."""
 
-    def __init__(self, folder: str, pid: int, capture: str) -> None:
+    def __init__(self, folder: str, pid: int, capture: str, memory: int) -> None:
         self.path = f"{folder}/{pid}.json"
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-        self.write({"version": VERSION, "pid": pid, "capture": capture})
+        self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self.fd, fcntl.LOCK_EX)
+        self.write({"version": VERSION, "pid": pid, "capture": capture, "memory": memory, "since_ns": time.time_ns()})
 
     def write(self, line: dict[str, object]) -> None:
         """Append one line."""
-        os.write(self._fd, json.dumps(line).encode() + b"\n")
+        os.write(self.fd, json.dumps(line).encode() + b"\n")
 
-    def taken(self, exchange: Exchange, server_pid: int = 0) -> None:
-        """A path is ours from now on."""
+    def end_line(self) -> None:
+        """A killed worker may have left one in its middle."""
+        os.write(self.fd, b"\n")
+
+    def read(self) -> Held:
+        """What it says so far: a successor of a dead worker begins with that."""
+        return _read(self.path)
+
+    def taken(self, exchange: Exchange, listening: int, credentials: tuple[int, int] | None) -> None:
+        """A path is ours from now on, or will be in a moment; `listening` is our listener's descriptor."""
         self.write(
             {
                 "taken": exchange.number,
@@ -76,7 +85,8 @@ class HeldFile:
                 "home": exchange.home.path,
                 "ours": exchange.inode,
                 "twin": exchange.twin,
-                "server": server_pid,
+                "listening": listening,
+                "as": credentials,
             }
         )
 
@@ -84,10 +94,18 @@ class HeldFile:
         """… and no longer."""
         self.write({"gone": number})
 
+    def server(self, number: int, pid: int) -> None:
+        """Who listens behind a path."""
+        self.write({"server": number, "pid": pid})
+
+    def left_alone(self, path: str, inode: tuple[int, int]) -> None:
+        """A socket that was there before, and is not to be taken (E5)."""
+        self.write({"left_alone": path, "file": inode})
+
     def remove(self) -> None:
         """At the end of everything."""
         os.unlink(self.path)
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 @dataclass(slots=True)
@@ -101,6 +119,12 @@ class HeldSocket:
     home: str
     ours: tuple[int, int]
     twin: tuple[int, int]
+    listening: int
+    """Our listener's descriptor, in every process of the relay."""
+    credentials: tuple[int, int] | None
+    """Whom to connect as, where that is not who we are (E7)."""
+    server: int = 0
+    """Pid of the process that listens behind it, 0 if it is not known."""
 
     @property
     def path(self) -> str:
@@ -122,6 +146,20 @@ class Held:
     folders: list[tuple[str, str]] = field(default_factory=list)
     """Hop and folder of each folder of sockets that is watched."""
     sockets: dict[int, HeldSocket] = field(default_factory=dict)
+    left_alone: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Path to inode and device of sockets that were there before (E5)."""
+    homes: set[str] = field(default_factory=set)
+    """Every folder of ours that twins have lain in."""
+    memory: int = -1
+    """Descriptor of the shared memory (shared.py) in every process of the relay."""
+    last_number: int = 0
+    """The largest number that a socket was given."""
+    since_ns: int = 0
+    """When it began (UTC)."""
+    left: list[HeldSocket] = field(default_factory=list)
+    """What it held when it left its paths to drain."""
+    given_up: dict[int, HeldSocket] = field(default_factory=dict)
+    """Paths that it does not hold any more; connections that were made through them may still be open."""
 
 
 def read_held(folder: str) -> Iterator[Held]:
@@ -141,17 +179,19 @@ def read_held(folder: str) -> Iterator[Held]:
 def _read(file: str) -> Held:
     with open(file, encoding="utf-8") as lines:
         try:
-            fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lines, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: who else asks is not taken for the relay
             alive = False
         except BlockingIOError:
             alive = True
-        head = json.loads(lines.readline())
-        held = Held(file, int(head["pid"]), str(head["capture"]), alive)
+        held = None
         for line in lines:
             try:
                 entry = json.loads(line)
             except ValueError:
-                continue  # the last line of a process that died while it wrote
+                continue  # an empty line, or one of a process that died while it wrote
+            if held is None:
+                held = Held(file, int(entry["pid"]), str(entry["capture"]), alive)
+                held.memory, held.since_ns = entry["memory"], entry["since_ns"]
             if "taken" in entry:
                 held.sockets[entry["taken"]] = HeldSocket(
                     entry["taken"],
@@ -161,26 +201,37 @@ def _read(file: str) -> Held:
                     entry["home"],
                     tuple(entry["ours"]),
                     tuple(entry["twin"]),
+                    entry["listening"],
+                    tuple(entry["as"]) if entry["as"] else None,
                 )
+                held.homes.add(entry["home"])
+                held.last_number = max(held.last_number, entry["taken"])
             elif "gone" in entry:
-                held.sockets.pop(entry["gone"], None)
+                if entry["gone"] in held.sockets:
+                    held.given_up[entry["gone"]] = held.sockets.pop(entry["gone"])
             elif "draining" in entry:
                 held.draining = True
+                held.left = list(held.sockets.values())
             elif "watching" in entry:
                 held.folders.append((entry["hop"], entry["watching"]))
+            elif "server" in entry and entry["server"] in held.sockets:
+                held.sockets[entry["server"]].server = entry["pid"]
+            elif "left_alone" in entry:
+                held.left_alone[entry["left_alone"]] = tuple(entry["file"])
+    if held is None:
+        raise ValueError(f"{file} says nothing")
     return held
 
 
 def mend(held: Held) -> list[tuple[str, Left]]:
     """Give back what a dead relay left, by E2; returns each path and what was done, and removes its folder and file."""
     done = []
-    homes = {socket.home for socket in held.sockets.values()}
     for socket in held.sockets.values():
         try:
             done.append((socket.path, _mend_one(socket)))
         except FileNotFoundError:
             done.append((socket.path, Left.NOT_OURS))
-    for home in homes | {held.file.removesuffix(".json")}:
+    for home in held.homes | {held.file.removesuffix(".json")}:
         _clear(Path(home))
     os.unlink(held.file)
     return done

@@ -6,6 +6,7 @@ session. Connections are the worker's; it is told of each client through `accept
 
 from __future__ import annotations
 
+import errno
 import heapq
 import itertools
 import json
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 
 from tracer.relay import mounts, sockdiag
 from tracer.relay.exchange import Exchange, Homes, Refused, explain, peer_credentials, take
-from tracer.relay.held import HeldFile
+from tracer.relay.held import Held, HeldFile, HeldSocket
 from tracer.relay.pump import Context
 from tracer.relay.shared import Kind
 from tracer.relay.targets import Target
@@ -65,7 +66,10 @@ class Listener:
     listening: socket.socket
     credentials: tuple[int, int] | None
     since: float
-    open_connections: int = 0
+    upstreams: set[int] = field(default_factory=set)
+    """Socket inodes of our own connections to its server."""
+    missed: int = 0
+    """Connections found so far that did not come through us."""
     waiting: set[socket.socket] = field(default_factory=set)
     """Clients accepted whose upstream is not connected yet."""
     credentials_seen: bool = False
@@ -79,6 +83,13 @@ class Listener:
     def number(self) -> int:
         """Of the exchange."""
         return self.exchange.number
+
+
+def _is_of(held: HeldSocket, target: Target) -> bool:
+    """Whether this socket was taken for this target, whose folder may have a `*` in it."""
+    parts, wanted = held.folder.split("/"), target.folder.split("/")
+    same = len(parts) == len(wanted) and all(want in ("*", part) for part, want in zip(parts, wanted, strict=True))
+    return same and held.hop == target.hop and target.matches(held.name)
 
 
 class Listeners:
@@ -102,6 +113,8 @@ class Listeners:
         self._left_alone: dict[str, tuple[int, int]] = {}
         self._numbers = itertools.count(1)
         self.leaving = False
+        self.look_for_folder: Callable[[str], None] = lambda _folder: None
+        """The watcher's; set once there is one."""
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -126,6 +139,7 @@ class Listeners:
         self._left_alone.pop(path, None)
         if initial and not target.existing:
             self._left_alone[path] = inode
+            self._held.left_alone(path, inode)
             return
         self._take(target, folder, name)
 
@@ -143,6 +157,10 @@ class Listeners:
         listener = self._by_path.get(f"{folder.rstrip('/')}/{name}")
         if listener is not None and not listener.exchange.path_is_known():
             self._end(listener, "its path was removed")
+        for home in self._homes.removed():
+            for listener in [each for each in self._by_number.values() if each.exchange.home is home]:
+                self._end(listener, "its folder was removed")
+            self._homes.forget(home)
 
     def vanished(self, target: Target, folder: str) -> None:
         """A watched folder is gone, and what was in it."""
@@ -150,6 +168,40 @@ class Listeners:
             if listener.exchange.folder == folder:
                 self._end(listener, "its folder was removed")
         self._tell("vanished", hop=target.hop, folder=folder, required=target.required)
+
+    # --- after a takeover ---
+
+    def go_on(self, held: Held, targets: list[Target]) -> None:
+        """Go on with what a dead predecessor held; its listeners are open still. What it was doing at that moment is
+        found by inode, as all else (E2)."""
+        self._numbers = itertools.count(held.last_number + 1)
+        self._left_alone = dict(held.left_alone)
+        for number, socket_ in held.sockets.items():
+            self._reopen(socket_, next((each for each in targets if _is_of(socket_, each)), None), number)
+
+    def _reopen(self, held: HeldSocket, target: Target | None, number: int) -> None:
+        home = self._homes.at(held.home)
+        try:
+            listening = socket.socket(fileno=held.listening)
+            if target is None or home is None or not listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                raise OSError(errno.ENOENT, "nothing to go on with")
+            folder_fd = os.open(held.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:  # given up at that very moment; its path was ours, or the server's, until then
+            self._held.gone(number)
+            return
+        exchange = Exchange(number, held.hop, held.folder, held.name, home, folder_fd, held.ours, held.twin)
+        listener = self._add(target, exchange, listening, held.credentials)
+        if not exchange.path_is_ours():
+            exchange.given_back = exchange.path_is_known()
+            if not exchange.given_back:
+                self._end(listener, "its path was removed")
+                return
+            if not self.leaving and not exchange.retake():
+                self._end(listener, "its path changed")
+                return
+        if held.server:
+            self.server_is(number, held.server)
+        self._timers.after(YOUNG_S, lambda: self._grown_up(listener))
 
     # --- taking ---
 
@@ -162,20 +214,33 @@ class Listeners:
             self._held.gone(number)
             self._tell("refused", hop=target.hop, path=path, reason=str(refused))
             return
-        listener = Listener(target, taken.exchange, taken.listener, taken.credentials, time.monotonic())
-        self._by_path[path] = self._by_number[number] = listener
-        fd = taken.listener.fileno()
-        self._context.handlers[fd] = lambda _events: self._accepted(listener)
-        self._context.epoll.register(fd, select.EPOLLIN)
-        self._context.record(Kind.LISTENER, 0, 0, 0, self._describe(listener))
+        listener = self._add(target, taken.exchange, taken.listener, taken.credentials)
         # Later in this turn: pods start together, and the next shim's socket may wait to be taken.
         self._timers.after(0, lambda: self._tell_taken(listener))
         self._timers.after(YOUNG_S, lambda: self._grown_up(listener))
 
+    def _add(
+        self, target: Target, exchange: Exchange, listening: socket.socket, credentials: tuple[int, int] | None
+    ) -> Listener:
+        listener = Listener(target, exchange, listening, credentials, time.monotonic())
+        self._by_path[exchange.path] = self._by_number[exchange.number] = listener
+        self._context.handlers[listening.fileno()] = lambda _events: self._accepted(listener)
+        self._context.epoll.register(listening.fileno(), select.EPOLLIN)
+        self._context.record(Kind.LISTENER, 0, 0, 0, self._describe(listener))
+        return listener
+
     def _tell_taken(self, listener: Listener) -> None:
-        missed = self._established(listener) if not listener.target.name else 0
         exchange = listener.exchange
-        self._tell("taken", hop=exchange.hop, path=exchange.path, number=exchange.number, missed=missed)
+        self._count_missed(listener)
+        self._tell("taken", hop=exchange.hop, path=exchange.path, number=exchange.number, missed=listener.missed)
+
+    def _count_missed(self, listener: Listener) -> int:
+        """How many more of a shim's connections than before were found to have been made before the exchange."""
+        if listener.target.name:
+            return 0  # of the main sockets it is known who came first: a trace says it at its start
+        before = listener.missed
+        listener.missed = max(before, self._strangers(listener))
+        return listener.missed - before
 
     def _describe(self, listener: Listener) -> bytes:
         exchange = listener.exchange
@@ -188,15 +253,17 @@ class Listeners:
             }
         ).encode()
 
-    def _established(self, listener: Listener) -> int:
+    def _strangers(self, listener: Listener) -> int:
         """Connections to the twin that did not come through us."""
-        return max(0, sockdiag.count_connections(*listener.exchange.twin) - listener.open_connections)
+        return len(sockdiag.client_sockets(*listener.exchange.twin) - listener.upstreams)
 
     def _grown_up(self, listener: Listener) -> None:
         """A server that has bound and not listened by now: put its socket back as it was."""
         exchange = listener.exchange
         if listener.retired or exchange.given_back:
             return
+        if more := self._count_missed(listener):  # one that had looked the path up just before the swap
+            self._tell("missed", hop=exchange.hop, path=exchange.path, count=more)
         server = sockdiag.find_listener(*exchange.twin)
         if server is not None or exchange.server_inode:
             exchange.server_inode = server.inode if server is not None else exchange.server_inode
@@ -226,12 +293,17 @@ class Listeners:
         except OSError:
             self.check(listener)
             return
+        self._held.server(number, pid)
         self._context.handlers[listener.pidfd] = lambda _events: self._server_ended(listener)
         self._context.epoll.register(listener.pidfd, select.EPOLLIN)
 
     def _server_ended(self, listener: Listener) -> None:
         self._forget_pidfd(listener)
         self.check(listener)
+
+    def numbered(self, number: int) -> Listener | None:
+        """The one with this number, None if its path was given up."""
+        return self._by_number.get(number)
 
     def check_number(self, number: int) -> None:
         """One of its upstream connections has ended: is its server still there?"""
@@ -262,6 +334,7 @@ class Listeners:
         for client in list(listener.waiting):
             client.close()
         listener.waiting.clear()
+        self._timers.after(LINGER_S, lambda: self.look_for_folder(listener.exchange.folder))
         self._tell("retired", hop=listener.target.hop, path=listener.exchange.path, reason=why)
 
     def _stop_listening(self, listener: Listener) -> None:
@@ -294,7 +367,7 @@ class Listeners:
         direct = 0
         for listener in list(self._by_path.values()):
             if listener.exchange.given_back:
-                direct += self._established(listener)
+                direct += self._strangers(listener)
                 if not listener.exchange.retake():
                     self._end(listener, "its path changed while connections went direct")
         return direct

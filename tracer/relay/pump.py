@@ -4,6 +4,10 @@ A chunk takes three calls: peek into the ring's memory, splice into a pipe, spli
 the source socket or in a pipe, never in this process alone. Nothing in here waits (R1): what cannot go on now is
 asked for again by epoll. Where the ring has no room the peek goes to a scratch buffer: the capture has a gap, the
 traffic does not.
+
+A worker can die between any two of these lines, so each step is written down in shared memory around the call that
+does it, in this order: the record is laid, ACTIVE says whose bytes go into the pipe, splice in, IN, splice out, OUT,
+the record is committed. Its successor compares IN − OUT with what lies in the pipe (takeover.py).
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from collections import deque
 from collections.abc import Callable
 
 from tracer.relay import shared as sh
-from tracer.relay.shared import Kind, RingWriter, Shared
+from tracer.relay.shared import RECORD, Kind, RingWriter, Shared
 
 CHUNK = 256 << 10
 """Most that one read takes; a unix socket holds about 208 KiB unless its owner raised it."""
@@ -28,7 +32,9 @@ _CHUNKS_A_TURN = 8
 """Then the other connections have their turn (epoll is level-triggered: it comes back)."""
 _PIPE_BYTES = 1 << 20
 _SPARE_PIPES = 4
-_MAX_DESCRIPTORS = 253  # SCM_MAX_FD
+_DESCRIPTORS_ROOM = socket.CMSG_SPACE(253 * array.array("i").itemsize)  # SCM_MAX_FD
+_END_RECORDED, _BROKEN = 1, 2
+"""Flags of a direction, in its row."""
 _SPLICE = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 
 REQUEST, RESPONSE = 0, 1
@@ -48,13 +54,20 @@ _PEER_IS_GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.
 class Pipe:
     """A pipe and how many bytes lie in it."""
 
-    __slots__ = ("held", "read_end", "write_end")
+    __slots__ = ("held", "read_end", "word", "write_end")
 
-    def __init__(self) -> None:
-        self.read_end, self.write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.held = 0
+    def __init__(self, read_end: int, write_end: int, held: int = 0) -> None:
+        self.read_end, self.write_end, self.held = read_end, write_end, held
+        self.word = read_end << 32 | write_end
+        """As shared memory has it; never 0, which is descriptor 0 twice."""
+
+    @classmethod
+    def make(cls) -> Pipe:
+        """An empty one. Raises OSError where no descriptors are left."""
+        pipe = cls(*os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
         with contextlib.suppress(OSError):  # over the user's limit for pipes: the default size does, in more turns
-            fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            fcntl.fcntl(pipe.write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        return pipe
 
     def close(self) -> None:
         """Close both ends."""
@@ -73,15 +86,23 @@ class Context:
         self.recording = True
         self.scratch = memoryview(bytearray(CHUNK))
         self.owed: deque[tuple[int, int, int, int, int, bytes]] = deque()
-        self._pipes = [Pipe()]
-        self._free_slots = list(range(sh.SLOTS - 1, -1, -1))
+        self.pipe: Pipe | None = None
+        """The one that bytes pass through now, empty between chunks."""
+        self._spare: list[Pipe] = []
+        self._free_rows = [
+            row * sh.SLOT_WORDS
+            for row in range(self.words[sh.ROWS] - 1, -1, -1)
+            if self.table[row * sh.SLOT_WORDS + sh.S_STATE] == sh.Row.FREE
+        ]
+        """Of those that were in use before."""
+        self.next_pipe()
 
     def now_ns(self) -> int:
         """UTC nanoseconds: CLOCK_MONOTONIC plus the offset fixed at the start (R5)."""
         return time.monotonic_ns() + self.words[sh.CLOCK_OFFSET]
 
     def record(self, kind: int, direction: int, connection: int, offset: int, payload: bytes = b"") -> None:
-        """Put a record without traffic into the ring, or owe it until there is room; never lost, never out of order."""
+        """Put a record without traffic into the ring, or owe it until there is room; never out of order."""
         if not self.recording:
             return
         entry = (kind, direction, connection, offset, self.now_ns(), payload)
@@ -93,68 +114,89 @@ class Context:
         while self.owed and self.ring.control(*self.owed[0]):
             self.owed.popleft()
 
-    def take_pipe(self) -> Pipe | None:
-        """An empty pipe, or None where no descriptors are left."""
-        if self._pipes:
-            return self._pipes.pop()
-        try:
-            return Pipe()
-        except OSError:
-            return None
+    def next_pipe(self) -> None:
+        """Have an empty pipe for the next chunk: a spare one, a new one, or none where no descriptors are left."""
+        self.pipe = self._spare.pop() if self._spare else None
+        if self.pipe is None:
+            with contextlib.suppress(OSError):
+                self.pipe = Pipe.make()
+        self.words[sh.PIPE] = self.pipe.word if self.pipe is not None else 0
 
     def give_pipe(self, pipe: Pipe) -> None:
-        """Take an empty pipe back."""
-        if pipe.held == 0 and len(self._pipes) < _SPARE_PIPES:
-            self._pipes.append(pipe)
+        """Take a pipe back that a direction had kept."""
+        if pipe.held == 0 and len(self._spare) < _SPARE_PIPES:
+            self._spare.append(pipe)
         else:
             pipe.close()
 
-    def take_slot(self) -> int:
-        """First word of a free row of the table, -1 if it is full."""
-        return self._free_slots.pop() * sh.SLOT_WORDS if self._free_slots else -1
+    def take_row(self, number: int, listener: int, client: socket.socket, upstream: socket.socket, pid: int) -> int:
+        """Write a new connection into a free row; returns the row's first word. Raises OSError (EMFILE) if there is
+        none: no more can be relayed."""
+        used = self.words[sh.ROWS]
+        if not self._free_rows and used == sh.SLOTS:
+            raise OSError(errno.EMFILE, "the table of connections is full")
+        base = self._free_rows.pop() if self._free_rows else used * sh.SLOT_WORDS
+        for word in range(sh.SLOT_WORDS):
+            self.table[base + word] = 0
+        row = (number, client.fileno(), upstream.fileno(), listener)
+        for word, value in zip((sh.S_NUMBER, sh.S_CLIENT, sh.S_UPSTREAM, sh.S_LISTENER), row, strict=True):
+            self.table[base + word] = value
+        self.table[base + sh.S_PID] = pid
+        self.words[sh.ROWS] = max(self.words[sh.ROWS], base // sh.SLOT_WORDS + 1)
+        self.table[base + sh.S_STATE] = sh.Row.MADE  # last: from now on it is there
+        return base
 
-    def give_slot(self, base: int) -> None:
+    def give_row(self, base: int) -> None:
         """Free a row."""
-        self.table[base] = 0
-        self._free_slots.append(base // sh.SLOT_WORDS)
+        self.table[base + sh.S_STATE] = sh.Row.FREE
+        self._free_rows.append(base)
 
     def close(self) -> None:
-        """Close the spare pipes."""
-        for pipe in self._pipes:
+        """Close the pipes."""
+        for pipe in self._spare:
             pipe.close()
+        if self.pipe is not None:
+            self.pipe.close()
 
 
 class Half:
     """One direction: from `source` to `target`."""
 
     __slots__ = (
+        "active",
         "broken",
         "done",
         "end_recorded",
         "ended",
         "index",
-        "message",
         "offset",
+        "out",
         "pipe",
         "source",
         "source_fd",
         "target",
         "target_fd",
         "waiting",
+        "word_flags",
+        "word_in",
+        "word_out",
+        "word_pipe",
     )
 
-    def __init__(self, index: int, source: socket.socket, target: socket.socket) -> None:
+    def __init__(self, index: int, base: int, source: socket.socket, target: socket.socket) -> None:
         self.index = index
         self.source, self.target = source, target
         self.source_fd, self.target_fd = source.fileno(), target.fileno()
-        self.offset = 0
-        """Bytes read from the source so far."""
+        self.word_in, self.word_out = base + sh.S_IN0 + 2 * index, base + sh.S_OUT0 + 2 * index
+        self.word_pipe, self.word_flags = base + sh.S_PIPE0 + index, base + sh.S_FLAGS0 + index
+        self.active = base * 2 + index + 1
+        """What ACTIVE is while this direction's bytes go into the pipe."""
+        self.offset = self.out = 0
+        """Bytes read from the source so far, and bytes that the target has taken."""
         self.pipe: Pipe | None = None
         """Filled while the target is full."""
-        self.message: tuple[bytes, list[int]] | None = None
-        """A message with descriptors that the target has not taken yet (R7)."""
         self.waiting = False
-        """The target is full, and no pipe was to be had: the bytes are still in the source."""
+        """The target is full, and the bytes are still in the source."""
         self.ended = False
         """The source's end was read."""
         self.end_recorded = False
@@ -166,46 +208,50 @@ class Half:
     @property
     def blocked(self) -> bool:
         """Whether bytes wait for the target."""
-        return self.pipe is not None or self.message is not None or self.waiting
+        return self.pipe is not None or self.waiting
 
 
 class Connection:
-    """A client and its upstream, relayed."""
+    """A client and its upstream, relayed; what it has done lies in its row of the table."""
 
-    __slots__ = ("base", "closed", "context", "halves", "hung", "masks", "number", "on_close", "sockets")
+    __slots__ = ("base", "calm", "closed", "context", "halves", "hung", "masks", "number", "on_close", "sockets")
 
     def __init__(
         self,
         context: Context,
-        number: int,
-        listener: int,
+        base: int,
         client: socket.socket,
         upstream: socket.socket,
         on_close: Callable[[Connection], None],
     ) -> None:
-        self.context, self.number, self.on_close = context, number, on_close
+        self.context, self.base, self.on_close = context, base, on_close
+        self.number = context.table[base + sh.S_NUMBER]
         self.sockets = (client, upstream)
-        self.halves = (Half(REQUEST, client, upstream), Half(RESPONSE, upstream, client))
+        self.halves = (Half(REQUEST, base, client, upstream), Half(RESPONSE, base, upstream, client))
+        for half in self.halves:  # as a predecessor left it; all 0 of a new one
+            half.offset, half.out = context.table[half.word_in], context.table[half.word_out]
+            flags = context.table[half.word_flags]
+            half.end_recorded, half.broken = bool(flags & _END_RECORDED), bool(flags & _BROKEN)
+            pipe = context.table[half.word_pipe]
+            if pipe:
+                half.pipe = Pipe(pipe >> 32, pipe & 0xFFFFFFFF, half.offset - half.out)
         self.masks = [_OUT_OF_EPOLL, _OUT_OF_EPOLL]
         self.hung = [False, False]
         self.closed = False
-        self.base = context.take_slot()
-        if self.base >= 0:
-            row = (1, number, client.fileno(), upstream.fileno(), listener, 0, 0, 0, 0)
-            for word, value in enumerate(row):
-                context.table[self.base + word] = value
-        context.handlers[client.fileno()] = self._client_event
-        context.handlers[upstream.fileno()] = self._upstream_event
+        self.calm = False
+        """Both directions only wait for bytes."""
+        context.handlers[client.fileno()] = _lane(self, CLIENT)
+        context.handlers[upstream.fileno()] = _lane(self, UPSTREAM)
         self._set_mask(CLIENT, _IN)
         self._set_mask(UPSTREAM, _IN)
 
-    def _client_event(self, events: int) -> None:
-        self._event(CLIENT, events)
+    def go_on(self) -> None:
+        """After a takeover: nobody knows what epoll had told already, so try everything once."""
+        for half in self.halves:
+            self._forward(half)
+        self._settle()
 
-    def _upstream_event(self, events: int) -> None:
-        self._event(UPSTREAM, events)
-
-    def _event(self, side: int, events: int) -> None:
+    def event(self, side: int, events: int) -> None:
         """Epoll says something of one socket: it is the source of one half and the target of the other."""
         reading, writing = self.halves[side], self.halves[1 - side]
         if events & _HUP:
@@ -234,6 +280,7 @@ class Connection:
                 mask |= _OUT
             if mask != self.masks[side] or (mask == 0 and self.hung[side]):
                 self._set_mask(side, mask)
+        self.calm = self.masks[CLIENT] == _IN == self.masks[UPSTREAM]
 
     def _set_mask(self, side: int, mask: int) -> None:
         """Ask epoll for these events of one socket; -1 in `masks` is a socket that is not in epoll."""
@@ -253,13 +300,14 @@ class Connection:
 
     def _forward(self, half: Half) -> None:
         """Move what can be moved from source to target."""
-        context, source = self.context, half.source
+        context, source, words = self.context, half.source, self.context.words
         for _ in range(_CHUNKS_A_TURN):
-            if half.done or (half.blocked and not self._deliver(half)):
+            if half.done or (half.pipe is not None and not self._deliver(half, half.pipe)):
                 return
             if half.ended:
                 self._finish(half)
                 return
+            half.waiting = False
             room = context.ring.reserve(CHUNK) if context.recording and not context.owed else None
             buffer = context.scratch if room is None else room
             try:
@@ -267,109 +315,119 @@ class Connection:
             except BlockingIOError:
                 return
             except OSError:
-                self._source_ended(half, Kind.RESET)
+                self.source_ended(half, Kind.RESET)
                 continue
             if length == 0:
-                self._source_ended(half, Kind.FIN)
+                self.source_ended(half, Kind.FIN)
                 continue
             if room is not None:
                 context.ring.lay(Kind.DATA, half.index, length, self.number, half.offset, context.now_ns())
-            moved = self._forward_message(half, length) if flags & socket.MSG_CTRUNC else self._splice(half, length)
+            pipe = context.pipe
+            if pipe is None or flags & socket.MSG_CTRUNC:
+                moved = self._send_peeked(half, length)
+            else:
+                words[sh.ACTIVE] = half.active
+                moved = os.splice(half.source_fd, pipe.write_end, length, flags=_SPLICE)
+                half.offset += moved
+                context.table[half.word_in] = half.offset
+                pipe.held = moved
+                if not self._deliver(half, pipe):
+                    self.keep(half, pipe)
             if moved == 0:
+                context.ring.forget()
                 return
             if room is not None:
                 context.ring.commit(length, moved)
             else:
-                context.words[sh.LOST_BYTES] += moved
-                context.words[sh.LOST_CHUNKS] += 1
-            half.offset += moved
+                words[sh.LOST_BYTES] += moved
+                words[sh.LOST_CHUNKS] += 1
+            if length < len(buffer):
+                return  # that was all; epoll tells if more has come
 
-    def _splice(self, half: Half, length: int) -> int:
-        """Source → pipe → target; returns how many bytes left the source."""
-        pipe = self.context.take_pipe()
-        if pipe is None:
-            return self._copy(half, length)
-        pipe.held = moved = os.splice(half.source_fd, pipe.write_end, length, flags=_SPLICE)
-        half.pipe = pipe
-        self._deliver(half)
-        if self.base >= 0:
-            table, word = self.context.table, self.base + sh.S_IN0 + 2 * half.index
-            table[word] += moved
-        return moved
-
-    def _copy(self, half: Half, length: int) -> int:
-        """Without a pipe: send from a peek, then take as much off the source. Slower, and still nothing is held."""
-        peeked = half.source.recv(length, socket.MSG_PEEK)
-        try:
-            sent = half.target.send(peeked)
-        except BlockingIOError:
-            half.waiting = True
-            return 0
-        except OSError:
-            self._target_gone(half)
-            return 0
-        half.source.recv_into(self.context.scratch, sent)
-        return sent
-
-    def _deliver(self, half: Half) -> bool:
-        """Write what waits in the half's pipe; True when nothing waits any more."""
-        if half.message is not None:
-            return self._deliver_message(half)
-        half.waiting = False
-        pipe = half.pipe
-        if pipe is None:
-            return True
+    def _deliver(self, half: Half, pipe: Pipe) -> bool:
+        """Write what waits in a pipe; True when nothing waits any more."""
         try:
             while pipe.held:
                 sent = os.splice(pipe.read_end, half.target_fd, pipe.held, flags=_SPLICE)
                 pipe.held -= sent
-                if self.base >= 0:
-                    self.context.table[self.base + sh.S_OUT0 + 2 * half.index] += sent
+                half.out += sent
+                self.context.table[half.word_out] = half.out
         except BlockingIOError:
             return False
         except OSError as error:
             if error.errno not in _PEER_IS_GONE:
                 raise
-            self._target_gone(half)
-        half.pipe = None
-        self.context.give_pipe(pipe)
+            self._drop(half, pipe)
+            return True
+        if half.pipe is not None:
+            self._let_go(half)
         return True
 
-    def _forward_message(self, half: Half, length: int) -> int:
-        """A chunk with descriptors: splice would drop them silently (R7), so it goes as one message."""
-        room = socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize)
-        data, ancillary, _, _ = half.source.recvmsg(length, room)
+    def keep(self, half: Half, pipe: Pipe) -> None:
+        """The target is full: the pipe is this direction's until it is empty."""
+        half.pipe = pipe
+        self.context.table[half.word_pipe] = pipe.word  # before another is the current one: it has an owner then
+        self.context.next_pipe()
+
+    def _drop(self, half: Half, pipe: Pipe) -> None:
+        """The target takes nothing any more: neither what lies in the pipe nor what may still come."""
+        self._target_gone(half)
+        if half.pipe is None:
+            self.context.next_pipe()  # the current one was not emptied
+        half.out = half.offset
+        self.context.table[half.word_out] = half.out
+        half.pipe = pipe
+        self._let_go(half)
+
+    def _let_go(self, half: Half) -> None:
+        pipe = half.pipe
+        assert pipe is not None
+        half.pipe = None
+        self.context.table[half.word_pipe] = 0
+        self.context.give_pipe(pipe)
+
+    def _send_peeked(self, half: Half, length: int) -> int:
+        """Send what can be peeked, with the descriptors that come with it, and only then take it off the source: splice
+        would drop descriptors silently (R7), and without a pipe there is no splice. Returns the bytes that went.
+
+        Unlike a splice this cannot be told from outside to have happened: a worker that dies between the calls leaves
+        its successor to believe what OUT says.
+        """
+        data, ancillary, _, _ = half.source.recvmsg(length, _DESCRIPTORS_ROOM, socket.MSG_PEEK)
         descriptors = array.array("i")
         for level, kind, value in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 descriptors.frombytes(value[: len(value) - len(value) % descriptors.itemsize])
-        half.message = (data, list(descriptors))
-        self._deliver_message(half)
-        return len(data)
-
-    def _deliver_message(self, half: Half) -> bool:
-        assert half.message is not None
-        data, descriptors = half.message
+        passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)] if descriptors else []
         try:
-            while data:
-                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-                data = data[half.target.sendmsg([data], ancillary if descriptors else []) :]
-                _close_all(descriptors)
-                descriptors = []
+            sent = half.target.sendmsg([data], passed)
         except BlockingIOError:
-            half.message = (data, descriptors)
-            return False
+            half.waiting = True
+            return 0
         except OSError as error:
             if error.errno not in _PEER_IS_GONE:
                 raise
-            _close_all(descriptors)
             self._target_gone(half)
-        half.message = None
-        return True
+            return 0
+        finally:
+            for fd in descriptors:
+                os.close(fd)
+        half.out += sent
+        self.context.table[half.word_out] = half.out
+        half.source.recv_into(self.context.scratch, sent)  # without room for descriptors: those are dropped here
+        half.offset += sent
+        self.context.table[half.word_in] = half.offset
+        return sent
 
-    def _source_ended(self, half: Half, kind: Kind) -> None:
-        half.ended = half.end_recorded = True
-        self.context.record(Kind.RESET if half.broken else kind, half.index, self.number, half.offset)
+    def source_ended(self, half: Half, kind: Kind) -> None:
+        half.ended = True
+        self._record_end(half, kind)
+
+    def _record_end(self, half: Half, kind: Kind) -> None:
+        if not half.end_recorded:
+            self.context.record(Kind.RESET if half.broken else kind, half.index, self.number, half.offset)
+            half.end_recorded = True
+            self.context.table[half.word_flags] |= _END_RECORDED
 
     def _finish(self, half: Half) -> None:
         """Pass the end on, once all before it is delivered (R6)."""
@@ -386,6 +444,7 @@ class Connection:
         if not other.ended:
             # Its own bytes may still lie unread; its end is recorded, as a reset, when they are read.
             self.hung[1 - half.index] = other.broken = True
+            self.context.table[other.word_flags] |= _BROKEN
         half.done = True
         if not half.ended:
             half.ended = True
@@ -399,26 +458,82 @@ class Connection:
         """Close both sockets and forget them; what is recorded of it is that it ended."""
         if self.closed:
             return
-        self.closed = True
+        self.closed, self.calm = True, False
         context = self.context
+        for half in self.halves:
+            self._record_end(half, Kind.FIN)
+        context.table[self.base + sh.S_STATE] = sh.Row.CLOSING
         for side, half in enumerate(self.halves):
-            if not half.end_recorded:
-                kind = Kind.RESET if half.broken else Kind.FIN
-                context.record(kind, half.index, self.number, half.offset)
             if half.pipe is not None:
                 half.pipe.close()
-            if half.message is not None:
-                _close_all(half.message[1])
             fd = self.sockets[side].fileno()
             if self.masks[side] != _OUT_OF_EPOLL:
                 context.epoll.unregister(fd)
             del context.handlers[fd]
             self.sockets[side].close()
-        if self.base >= 0:
-            context.give_slot(self.base)
+        context.give_row(self.base)
         self.on_close(self)
 
 
-def _close_all(descriptors: list[int]) -> None:
-    for fd in descriptors:
-        os.close(fd)
+def _lane(connection: Connection, side: int) -> Callable[[int], None]:
+    """What epoll's events of one socket go to: an ordinary chunk (the ring has room, the target takes it) passes on one
+    straight path, with all that it needs at hand; anything else is `Connection.event`'s. Half of a relay's time would
+    go into asking for what is the same in each chunk.
+    """
+    context, half = connection.context, connection.halves[side]
+    words, table, ring, writer, owed = context.words, context.table, context.ring.bytes, context.ring, context.owed
+    size, pack, splice, now_ns = len(ring), RECORD.pack_into, os.splice, time.monotonic_ns
+    peek, source_fd, target_fd = half.source.recvmsg_into, half.source_fd, half.target_fd
+    number, index, active = connection.number, half.index, half.active
+    word_in, word_out, clock = half.word_in, half.word_out, words[sh.CLOCK_OFFSET]
+    need = CHUNK + sh.CONTROL_ROOM + 2 * sh.RECORD_BYTES
+
+    def handle(events: int) -> None:
+        pipe, head = context.pipe, words[sh.HEAD]
+        at = head % size
+        if (
+            events != _IN
+            or not connection.calm
+            or not context.recording
+            or owed
+            or pipe is None
+            or size - at < need
+            or size - head + words[sh.TAIL] < need
+        ):
+            connection.event(side, events)
+            return
+        start = at + sh.RECORD_BYTES
+        try:
+            length, _, flags, _ = peek((ring[start : start + CHUNK],), 0, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:  # the kernel tells it once: after that, it looks like an end in order
+            connection.source_ended(half, Kind.RESET)
+            length = 0
+            flags = 0
+        if not length or flags & socket.MSG_CTRUNC:
+            connection.event(side, events)
+            return
+        record = (sh.RECORD_BYTES + length + 7) & ~7
+        pack(ring, at, record, Kind.DATA, index, length, 0, number, half.offset, now_ns() + clock)
+        words[sh.LAID] = head + 1
+        words[sh.ACTIVE] = active
+        moved = splice(source_fd, pipe.write_end, length, flags=_SPLICE)
+        half.offset += moved
+        table[word_in] = half.offset
+        try:
+            sent = splice(pipe.read_end, target_fd, moved, flags=_SPLICE)
+        except OSError:  # `event` finds out why
+            sent = 0
+        half.out += sent
+        table[word_out] = half.out
+        if moved == length:
+            writer.publish(head + record)
+        else:
+            writer.commit_at(at, length, moved)
+        if sent != moved:
+            pipe.held = moved - sent
+            connection.keep(half, pipe)
+            connection.event(side, events)
+
+    return handle

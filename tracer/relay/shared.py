@@ -14,6 +14,7 @@ from __future__ import annotations
 import _thread
 import mmap
 import os
+import platform
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
@@ -23,14 +24,19 @@ HEAD, TAIL, WAITING, TICK, ACCEPTED, LOST_BYTES, LOST_CHUNKS, DIRECT, CLOCK_OFFS
 LAID, ACTIVE, PIPE, EPOLL = range(10, 14)
 """What a successor of a dead worker needs: where a record is laid that is not committed yet, which direction moved last
 (row × 2 + direction), the pipe it moved through (read end << 32 | write end), the worker's epoll descriptor."""
-WORKER_PID, HOLDER_PID, RECORDER_PID, STATE, DEATHS, BARREN, CHUNKS, UNTIL_NS = range(14, 22)
-"""Who runs; a `State`; workers that died, and how many of them in a row without a chunk between; chunks forwarded; when
-to leave by itself (CLOCK_MONOTONIC, 0 is never)."""
+WORKER_PID, HOLDER_PID, RECORDER_PID, STATE, DEATHS, BARREN, SALVAGED, UNTIL_NS = range(14, 22)
+"""Who runs (a worker says so once it has taken over); a `State`; workers that died, and how many of them in a row
+without a chunk between; successors that found bytes in a pipe or a record laid; when to leave by itself
+(CLOCK_MONOTONIC, 0 is never)."""
 RECORDER_STATE, RECORDER_DEATHS, CAPTURE_PACKETS, CAPTURE_BYTES, CAPTURE_FILE, DROPPED_BYTES = range(22, 28)
 """Written by the recorder: a `RecorderState`; (by the holder: recorders that died;) packets and bytes written in all,
 the number of the file of a ring that is being written, bytes of traffic that came out of the ring and did not get into
 a file (disk full or kept free)."""
+ROWS = 28
+"""Rows of the table that were ever in use: a higher one is free, and not touched."""
 _WORDS = 64
+_STORES_STAY_IN_ORDER = platform.machine() in ("x86_64", "i686")
+"""Of one processor, as another one sees them (Intel SDM vol. 3A §9.2.2)."""
 
 
 class State(IntEnum):
@@ -40,6 +46,7 @@ class State(IntEnum):
     TRACING = 1
     DRAINING = 2
     """The paths are given back; what is open is forwarded, unrecorded."""
+    ENDED = 3
 
 
 class RecorderState(IntEnum):
@@ -64,8 +71,8 @@ RING_BYTES = 32 << 20
 _TABLE_AT = 4096
 _RING_AT = _TABLE_AT + SLOTS * SLOT_WORDS * 8
 
-_record = struct.Struct("=IHHIIQQQ")  # size, kind, direction, length, spare, connection, offset, time_ns
-RECORD_BYTES = _record.size
+RECORD = struct.Struct("=IHHIIQQQ")  # size, kind, direction, length, spare, connection, offset, time_ns
+RECORD_BYTES = RECORD.size
 CONTROL_ROOM = 256 << 10
 """Kept free of data, so that openings and ends of connections find room when the ring is full."""
 
@@ -134,11 +141,28 @@ class Shared:
         os.close(self.fd)
 
 
+class Snapshot(NamedTuple):
+    """The counters, and the rows of the table that are in use, at one moment."""
+
+    words: memoryview
+    rows: list[memoryview]
+
+
+def snapshot(fd: int) -> Snapshot:
+    """What the memory behind `fd` says now, for who has no part in it. It is read, not mapped: that makes no page that
+    is not there yet."""
+    words = memoryview(os.pread(fd, _WORDS * 8, 0)).cast("Q")
+    table = memoryview(os.pread(fd, words[ROWS] * SLOT_WORDS * 8, _TABLE_AT)).cast("Q")
+    rows = [table[at : at + SLOT_WORDS] for at in range(0, len(table), SLOT_WORDS)]
+    return Snapshot(words, [row for row in rows if row[S_STATE] != Row.FREE])
+
+
 class RingWriter:
     """The worker's side. `reserve` → fill → `lay` → (the bytes move) → `commit`."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared, self._words, self._ring = shared, shared.words, shared.ring
+        self.bytes = shared.ring
         self._size = shared.ring_bytes
         self._at = 0
         self._lock = _thread.allocate_lock()
@@ -165,19 +189,39 @@ class RingWriter:
     def _pad(self, head: int, at: int) -> None:
         rest = self._size - at  # a multiple of 8, as every size is
         struct.pack_into("=IH", self._ring, at, rest, Kind.PAD)
-        self._publish(head + rest)
+        self.publish(head + rest)
 
     def lay(self, kind: int, direction: int, length: int, connection: int, offset: int, time_ns: int) -> None:
-        """Write the record's header over the reserved room; nobody sees it before `commit`."""
+        """Write the record's header over the reserved room; the recorder does not see it before `commit`."""
         size = (RECORD_BYTES + length + 7) & ~7
-        _record.pack_into(self._ring, self._at, size, kind, direction, length, 0, connection, offset, time_ns)
+        RECORD.pack_into(self._ring, self._at, size, kind, direction, length, 0, connection, offset, time_ns)
+        self._words[LAID] = self._words[HEAD] + 1
+
+    def forget(self) -> None:
+        """Nothing moved: what was laid is no record."""
+        self._words[LAID] = 0
+
+    def laid(self) -> tuple[int, int, int, int] | None:
+        """Of a predecessor: (direction, length, connection, offset) of the bytes whose record it had laid and not
+        committed, None if there is none."""
+        head = self._words[HEAD]
+        if self._words[LAID] != head + 1:
+            return None
+        self._at = head % self._size
+        _, kind, direction, length, _, connection, offset, _ = RECORD.unpack_from(self._ring, self._at)
+        return (direction, length, connection, offset) if kind == Kind.DATA else None
+
+    def commit_at(self, at: int, laid: int, moved: int) -> None:
+        """The same of a record that its user has laid itself, at this place of the ring (pump.py)."""
+        self._at = at
+        self.commit(laid, moved)
 
     def commit(self, laid: int, moved: int) -> None:
         """Publish the record that was laid with `laid` bytes, of which only `moved` went through."""
         if moved != laid:
             struct.pack_into("=I", self._ring, self._at, (RECORD_BYTES + moved + 7) & ~7)
             struct.pack_into("=I", self._ring, self._at + 8, moved)
-        self._publish(self._words[HEAD] + ((RECORD_BYTES + moved + 7) & ~7))
+        self.publish(self._words[HEAD] + ((RECORD_BYTES + moved + 7) & ~7))
 
     def control(self, kind: int, direction: int, connection: int, offset: int, time_ns: int, payload: bytes) -> bool:
         """Write and publish a record without traffic behind it; False if even the kept room is used up."""
@@ -189,15 +233,17 @@ class RingWriter:
         self.commit(len(payload), len(payload))
         return True
 
-    def _publish(self, head: int) -> None:
+    def publish(self, head: int) -> None:
+        """Let the recorder see the records up to `head`."""
         # R10: Python has no memory barrier. Two turns of a lock order every store above before the store of `head`
         # on arm64 too: the first release (store-release) completes them, the second acquire (load-acquire of the same
         # word) cannot pass that release, and nothing below passes an acquire.
-        lock = self._lock
-        lock.acquire()
-        lock.release()
-        lock.acquire()
-        lock.release()
+        if not _STORES_STAY_IN_ORDER:
+            lock = self._lock
+            lock.acquire()
+            lock.release()
+            lock.acquire()
+            lock.release()
         self._words[HEAD] = head
         if self._words[WAITING]:
             self._words[WAITING] = 0
@@ -218,7 +264,7 @@ class RingReader:
         while self._next < until:
             at = self._next % self._size
             size, kind, direction, length, _, connection, offset, time_ns = (
-                _record.unpack_from(self._ring, at)
+                RECORD.unpack_from(self._ring, at)
                 if self._size - at >= RECORD_BYTES
                 else (*struct.unpack_from("=IHH", self._ring, at), 0, 0, 0, 0, 0)
             )

@@ -16,8 +16,9 @@ _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
-_SHOW_NAME, _SHOW_VFS, _SHOW_PEER, _SHOW_UID = 0x1, 0x2, 0x4, 0x40
-_DIAG_NAME, _DIAG_VFS, _DIAG_PEER, _DIAG_UID = 0, 1, 2, 7
+_SHOW_NAME, _SHOW_VFS, _SHOW_PEER, _SHOW_ICONS, _SHOW_UID = 0x1, 0x2, 0x4, 0x8, 0x40
+_SHOW = _SHOW_NAME | _SHOW_VFS | _SHOW_PEER | _SHOW_ICONS | _SHOW_UID
+_DIAG_NAME, _DIAG_VFS, _DIAG_PEER, _DIAG_ICONS, _DIAG_UID = 0, 1, 2, 3, 7
 TCP_ESTABLISHED, TCP_LISTEN = 1, 10
 _ALL_STATES = 0xFFFFFFFF
 
@@ -41,6 +42,8 @@ class UnixSocket(NamedTuple):
     """The other end's socket inode, 0 if there is none."""
     uid: int
     """Of the process that made it; -1 before Linux 5.3."""
+    waiting: tuple[int, ...] = ()
+    """Of a listener: the socket inodes of clients that it has not accepted yet."""
 
 
 def unix_sockets() -> list[UnixSocket]:
@@ -50,7 +53,7 @@ def unix_sockets() -> list[UnixSocket]:
 
 def _dump(states: int) -> Iterator[bytes]:
     """The kernel's answers, each with many sockets in it."""
-    body = _request.pack(socket.AF_UNIX, 0, 0, states, 0, _SHOW_NAME | _SHOW_VFS | _SHOW_PEER | _SHOW_UID, 0, 0)
+    body = _request.pack(socket.AF_UNIX, 0, 0, states, 0, _SHOW, 0, 0)
     head = _header.pack(_header.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as netlink:
         netlink.send(head + body)
@@ -77,6 +80,7 @@ def _messages(data: bytes) -> Iterator[bytes]:
 def _parse(payload: bytes) -> UnixSocket:
     _, _, state, _, inode, _, _ = _message.unpack_from(payload)
     name, file, peer, uid = "", None, 0, -1
+    waiting: tuple[int, ...] = ()
     at = _message.size
     while at + _attribute.size <= len(payload):
         length, kind = _attribute.unpack_from(payload, at)
@@ -87,10 +91,12 @@ def _parse(payload: bytes) -> UnixSocket:
             file = struct.unpack("=LL", value)
         elif kind == _DIAG_PEER:
             peer = struct.unpack("=L", value)[0]
+        elif kind == _DIAG_ICONS:
+            waiting = struct.unpack(f"={len(value) // 4}L", value)
         elif kind == _DIAG_UID:
             uid = struct.unpack("=L", value)[0]
         at += (length + 3) & ~3
-    return UnixSocket(state, inode, name, file, peer, uid)
+    return UnixSocket(state, inode, name, file, peer, uid, waiting)
 
 
 def file_key(inode: int, device: int) -> tuple[int, int]:
@@ -98,11 +104,24 @@ def file_key(inode: int, device: int) -> tuple[int, int]:
     return inode & 0xFFFFFFFF, os.major(device) << 20 | os.minor(device)
 
 
-def count_connections(inode: int, device: int) -> int:
-    """How many connections the server bound to this file (st_ino, st_dev) has, those it has not accepted yet too."""
-    pattern = struct.pack("=LL", *file_key(inode, device))
-    payloads = (payload for data in _dump(1 << TCP_ESTABLISHED) if pattern in data for payload in _messages(data))
-    return sum(pattern in payload for payload in payloads)
+def client_sockets(inode: int, device: int) -> set[int]:
+    """The socket inodes of the clients of the server bound to this file (st_ino, st_dev).
+
+    Those that it has not accepted yet are in no line of their own: the listener's line lists them (UNIX_DIAG_ICONS).
+    A client that has closed its end is in neither.
+    """
+    key = file_key(inode, device)
+    pattern = struct.pack("=LL", *key)
+    found: set[int] = set()
+    for data in _dump(1 << TCP_ESTABLISHED | 1 << TCP_LISTEN):
+        if pattern in data:
+            for payload in _messages(data):
+                if pattern in payload:
+                    one = _parse(payload)
+                    if one.file == key:
+                        found.update(one.waiting)
+                        found.add(one.peer)
+    return found - {0}
 
 
 def find_listener(inode: int, device: int) -> UnixSocket | None:

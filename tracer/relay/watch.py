@@ -58,12 +58,12 @@ class Watcher:
         self._targets = targets
         self._folders: dict[int, tuple[str, set[_Interest]]] = {}
 
-    def start(self) -> None:
-        """Watch everything, and tell of what is there."""
+    def start(self, *, again: bool = False) -> None:
+        """Watch everything, and tell of what is there; `again`: somebody watched before, so what is there is new."""
         for target in self._targets:
             parts = target.folder.strip("/").split("/")
             fixed = parts.index("*") if "*" in parts else len(parts)
-            self._arm(_Interest(target, tuple(parts[fixed:])), "/" + "/".join(parts[:fixed]), initial=True)
+            self._arm(_Interest(target, tuple(parts[fixed:])), "/" + "/".join(parts[:fixed]), initial=not again)
 
     def _arm(self, interest: _Interest, folder: str, *, initial: bool) -> None:
         while True:
@@ -115,12 +115,7 @@ class Watcher:
     def _event(self, watch: int, mask: int, name: str) -> None:
         folder, interests = self._folders[watch]
         if mask & (system.IN_DELETE_SELF | system.IN_MOVE_SELF | system.IN_IGNORED):
-            del self._folders[watch]
-            system.inotify_rm_watch(self.fd, watch)
-            for interest in interests:
-                if not interest.rest:
-                    self._observer.vanished(interest.target, folder)
-                self._arm(interest, folder, initial=False)
+            self._folder_went(watch)
             return
         for interest in list(interests):
             if mask & (system.IN_CREATE | system.IN_MOVED_TO):
@@ -129,6 +124,21 @@ class Watcher:
                 self._observer.changed(folder, name)
             elif not interest.rest and mask & (system.IN_DELETE | system.IN_MOVED_FROM):
                 self._observer.gone(folder, name)
+
+    def _folder_went(self, watch: int) -> None:
+        folder, interests = self._folders.pop(watch)
+        system.inotify_rm_watch(self.fd, watch)
+        for interest in interests:
+            if not interest.rest:
+                self._observer.vanished(interest.target, folder)
+            self._arm(interest, folder, initial=False)
+
+    def look_for(self, folder: str) -> None:
+        """Is it still there? Of a removed folder inotify tells only when its last user lets go, and a server that is
+        bound to a socket in it is one."""
+        for watch, (path, _) in list(self._folders.items()):
+            if path == folder and not os.path.isdir(folder):
+                self._folder_went(watch)
 
     def rescan(self) -> None:
         """Look at everything again: events were lost (IN_Q_OVERFLOW)."""

@@ -17,16 +17,16 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from functools import partial
 
+from tracer.relay import priority, system, takeover
 from tracer.relay import shared as sh
-from tracer.relay import system
-from tracer.relay.exchange import Homes, explain, peer_credentials
-from tracer.relay.held import HeldFile
+from tracer.relay.exchange import explain, peer_credentials
+from tracer.relay.held import Held
 from tracer.relay.listeners import YOUNG_S, Listener, Listeners, Timers
 from tracer.relay.pump import Connection, Context
-from tracer.relay.shared import Kind, Shared
-from tracer.relay.targets import Target
+from tracer.relay.relay import Relay
+from tracer.relay.shared import Kind
 from tracer.relay.watch import Watcher
 
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -37,61 +37,65 @@ _CLOCK_STEP_NS = 1_000_000
 _RESERVE = 64
 """Descriptors kept aside, and given up to serve what is queued when they run out; a quarter of a low limit."""
 _OWED_S = 0.010
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a relay is to do, decided before it starts."""
-
-    targets: list[Target]
-    runtime_folder: str
-    capture: str
-    duration_s: float
-    """Then it leaves by itself; 0 is never."""
-    force: bool
+_EVENTS = 64
+"""Most that one turn takes."""
+_BARREN_UNRECORDED, _BARREN_DIRECT = 3, 6
+"""After so many deaths in a row without a chunk forwarded between: nothing is recorded any more; the paths are given
+back (R2)."""
 
 
 class Worker:
-    """Runs until its work is done."""
+    """Runs until its work is done; begins anew, or (`succeeding`) goes on where a dead one stopped."""
 
-    def __init__(
-        self, plan: Plan, shared: Shared, control: socket.socket, recorder: socket.socket, recorder_pid: int
-    ) -> None:
-        self._recorder_pid = recorder_pid
-        self._plan, self._shared, self._control, self._recorder = plan, shared, control, recorder
+    def __init__(self, relay: Relay, start_holder: Callable[[Relay], int], *, succeeding: bool) -> None:
+        self._relay, self._start_holder, self._succeeding = relay, start_holder, succeeding
+        shared, plan = relay.shared, relay.plan
+        self._shared, self._held = shared, relay.held
+        self._words = shared.words
+        held = salvaged = None
+        clients: list[tuple[int, socket.socket]] = []
+        if succeeding:
+            # Before anything is opened: what no record names is closed.
+            takeover.close_half_closed(shared)
+            held = relay.held.read()
+            salvaged = takeover.count_again(shared)
+            clients = takeover.sort_descriptors(takeover.known(shared, held, relay.descriptors))
+            relay.homes.reopen(held.homes)
         self._epoll = select.epoll()
-        shared.words[sh.CLOCK_OFFSET] = time.time_ns() - time.monotonic_ns()
+        self._words[sh.EPOLL] = self._epoll.fileno()
         self._context = Context(shared, self._epoll)
         self._timers = Timers()
-        self._held = HeldFile(plan.runtime_folder, os.getpid(), plan.capture)
-        self._homes = Homes(plan.runtime_folder, os.getpid())
         self._listeners = Listeners(
-            self._context, self._homes, self._held, self._timers, self.tell, self._accept, force=plan.force
+            self._context, relay.homes, relay.held, self._timers, relay.tell, self._accept, force=plan.force
         )
         self._watcher = Watcher(plan.targets, self._listeners)
+        self._listeners.look_for_folder = self._watcher.look_for
         self._connections: dict[int, Connection] = {}
-        self._last_number = 0
-        self._reserve: list[int] = []
+        self._reserved = False
         self._leaving = False
-        self._recorder_done = False
+        self._cutting = False
         self._clock_checked = time.monotonic()
         self._clock_told = 0
         self._suspects: set[int] = set()
         """Listeners one of whose upstream connections has ended."""
+        if held is not None:
+            self._go_on(held, salvaged or 0, clients)
 
     # --- the loop ---
 
     def run(self) -> None:
         """Relay until told to leave and the last connection has ended."""
-        self._fill_reserve()
-        handlers, epoll, words = self._context.handlers, self._epoll, self._shared.words
+        handlers, epoll, words = self._context.handlers, self._epoll, self._words
         self._start()
-        while not self._over():
+        self._keep_reserve()
+        tick = words[sh.TICK]
+        while not self._leaving or not self._over():
             try:
-                ready = epoll.poll(self._timers.wait())
+                ready = epoll.poll(self._timers.wait(), _EVENTS)
             except InterruptedError:
                 continue
-            words[sh.TICK] += 1
+            tick += 1
+            words[sh.TICK] = tick
             for fd, events in ready:
                 handler = handlers.get(fd)
                 if handler is not None:
@@ -107,23 +111,102 @@ class Worker:
     def _start(self) -> None:
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGCHLD):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGXCPU):
             signal.signal(number, lambda *_: None)
         self._handle(wake_read, lambda _events: self._signalled(wake_read))
-        self._reap()  # whoever ended before there was a handler
-        self._handle(self._control.fileno(), lambda _events: self._told())
-        self._handle(self._recorder.fileno(), lambda _events: self._recorder_says())
+        self._handle(self._relay.control.fileno(), lambda _events: self._told())
+        self._handle(self._relay.recorder.fileno(), lambda _events: self._recorder_says())
+        priority.be_ordinary()
+        if not self._leaving:
+            self._watch()
+        if self._succeeding:
+            self._watch_holder(self._words[sh.HOLDER_PID])
+        else:
+            self._have_holder()
+            self.tell("started", pid=os.getpid())
+        for connection in list(self._connections.values()):
+            connection.go_on()
+        self._words[sh.WORKER_PID] = os.getpid()
+
+    def _watch(self) -> None:
+        """Have the folders watched, and take what is there."""
+        plan = self._relay.plan
+        priority.hurry()
         self._handle(self._watcher.fd, lambda _events: self._watcher.read())
-        for target in self._plan.targets:
-            if not target.name:
-                self._held.write({"watching": target.folder, "hop": target.hop})
+        if not self._succeeding:
+            self._words[sh.STATE] = sh.State.TRACING
+            for target in plan.targets:
+                if not target.name:
+                    self._held.write({"watching": target.folder, "hop": target.hop})
         try:
-            self._watcher.start()
+            self._watcher.start(again=self._succeeding)
         except OSError as error:
             self.tell("failed", text=f"{error.filename}: {explain(error, str(error.filename))}")
-        if self._plan.duration_s:
-            self._timers.after(self._plan.duration_s, self.leave)
-        self.tell("started", pid=os.getpid())
+        if self._words[sh.UNTIL_NS]:
+            self._timers.after((self._words[sh.UNTIL_NS] - time.monotonic_ns()) / 1e9, self.leave)
+
+    def _go_on(self, held: Held, salvaged: int, clients: list[tuple[int, socket.socket]]) -> None:
+        """Take over: listeners, connections, what was on its way."""
+        shared, words = self._shared, self._words
+        self._listeners.leaving = words[sh.STATE] >= sh.State.DRAINING
+        running = words[sh.RECORDER_STATE] == sh.RecorderState.RUNNING
+        self._context.recording = running and words[sh.BARREN] < _BARREN_UNRECORDED
+        self._held.end_line()
+        record = takeover.finish_record(shared, self._context)
+        self._listeners.go_on(held, self._relay.plan.targets)
+        for base in takeover.rows(shared):
+            self._adopt(base)
+        for number, client in clients:
+            listener = self._listeners.numbered(number)
+            if listener is None:
+                client.close()
+            else:
+                listener.waiting.add(client)
+                self._timers.after(0, partial(self._connect, listener, client, _RETRY_FIRST_S))
+        words[sh.SALVAGED] += bool(salvaged or record)
+        self.tell("succeeded", deaths=words[sh.DEATHS], pipe=salvaged, record=record)
+        if self._listeners.leaving:
+            self.leave()  # once more, from its beginning: all of it can be done twice
+        elif not self._context.recording:
+            self.tell("failed", text=f"the relay died {words[sh.BARREN]} times in a row: it goes on, unrecorded")
+            if words[sh.BARREN] >= _BARREN_DIRECT:
+                self._timers.after(0, self.leave)
+
+    def _adopt(self, base: int) -> None:
+        table = self._shared.table
+        try:
+            client = socket.socket(fileno=table[base + sh.S_CLIENT])
+            upstream = socket.socket(fileno=table[base + sh.S_UPSTREAM])
+        except OSError as error:
+            self.tell("failed", text=f"connection {table[base + sh.S_NUMBER]} is lost: {error.strerror}")
+            table[base + sh.S_STATE] = sh.Row.CLOSING
+            takeover.close_half_closed(self._shared)
+            return
+        self._relay_connection(base, self._listeners.numbered(table[base + sh.S_LISTENER]), client, upstream)
+
+    def _have_holder(self) -> None:
+        self._words[sh.WORKER_PID] = os.getpid()
+        try:
+            pid = self._start_holder(self._relay)
+        except OSError as error:
+            self.tell("failed", text=f"no holder: {error.strerror}: if this relay is killed, its connections are lost")
+            return
+        self._watch_holder(pid)
+
+    def _watch_holder(self, pid: int) -> None:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:  # dead already
+            self._timers.after(0, self._have_holder)
+            return
+        self._handle(pidfd, lambda _events: self._holder_died(pid, pidfd))
+
+    def _holder_died(self, pid: int, pidfd: int) -> None:
+        self._ignore(pidfd)
+        os.close(pidfd)
+        with suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+        self._have_holder()
 
     def _handle(self, fd: int, handler: Callable[[int], None]) -> None:
         self._context.handlers[fd] = handler
@@ -141,7 +224,8 @@ class Worker:
         self._ignore(fd)
 
     def _over(self) -> bool:
-        return self._leaving and self._recorder_done and not self._connections and not len(self._listeners)
+        done = self._words[sh.RECORDER_STATE] != sh.RecorderState.RUNNING and not self._words[sh.RECORDER_PID]
+        return self._leaving and done and not self._connections and not len(self._listeners)
 
     def _after_a_turn(self) -> None:
         context = self._context
@@ -164,30 +248,34 @@ class Worker:
             self._context.record(Kind.CLOCK, 0, 0, 0, str(by).encode())
 
     def _end(self) -> None:
+        self._words[sh.STATE] = sh.State.ENDED
         self._watcher.close()
-        self._release_reserve()
-        self._homes.remove()
+        self._relay.homes.remove()
         self._held.remove()
         self._context.close()
         self.tell("ended")
+        with suppress(OSError):  # if it is our own child: nobody else would reap it
+            holder = self._words[sh.HOLDER_PID]
+            if os.waitpid(holder, os.WNOHANG) == (0, 0):
+                os.kill(holder, signal.SIGKILL)
+                os.waitpid(holder, 0)
 
     # --- whoever started it, signals, the recorder ---
 
     def tell(self, event: str, **what: object) -> None:
         """A line to whoever started it; dropped if they do not read."""
-        with suppress(OSError):
-            self._control.send(json.dumps({"event": event, **what}).encode())
+        self._relay.tell(event, **what)
 
     def _told(self) -> None:
         try:
-            message = self._control.recv(4096)
+            message = self._relay.control.recv(4096)
         except BlockingIOError:
             return
         except OSError:
             message = b""
         if not message:
             # Whoever started it is gone without a word: traffic and capture go on, SIGTERM ends them (R3).
-            self._ignore(self._control.fileno())
+            self._ignore(self._relay.control.fileno())
         elif message == b"leave":
             self.leave()
 
@@ -195,32 +283,23 @@ class Worker:
         for number in os.read(wake_read, 4096):
             if number == signal.SIGTERM:
                 self.leave()
-            elif number == signal.SIGCHLD:
-                self._reap()
+            elif number == signal.SIGUSR1:
+                self.cut()
+            elif number == signal.SIGXCPU:
+                priority.be_ordinary()
+                self._timers.after(priority.ORDINARY_S, self._hurry_again)
 
-    def _reap(self) -> None:
-        with suppress(ChildProcessError):
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if pid == 0:
-                    return
-                if pid == self._recorder_pid:
-                    self._recorder_ended(os.waitstatus_to_exitcode(status))
-
-    def _recorder_ended(self, status: int) -> None:
-        self._recorder_done = True
-        self._context.recording = False
-        self._context.owed.clear()
-        self.tell("recorded", status=status)
-        self.leave()
+    def _hurry_again(self) -> None:
+        if not self._leaving:
+            priority.hurry()
 
     def _recorder_says(self) -> None:
         try:
-            message = self._recorder.recv(4096)
+            message = self._relay.recorder.recv(4096)
         except BlockingIOError:
             return
         if not message:
-            self._ignore(self._recorder.fileno())
+            self._ignore(self._relay.recorder.fileno())
             return
         said = json.loads(message)
         if "server" in said:
@@ -228,18 +307,37 @@ class Worker:
         if "limit" in said:
             self.tell("limit", text=said["limit"])
             self.leave()
+        if "ended" in said and self._words[sh.RECORDER_PID]:
+            self._words[sh.RECORDER_PID] = 0  # a holder says it again if it is not sure
+            for fd in self._relay.keep:
+                os.close(fd)
+            self._context.recording = False
+            self._context.owed.clear()
+            if self._words[sh.RECORDER_STATE] == sh.RecorderState.RUNNING:
+                self._words[sh.RECORDER_STATE] = sh.RecorderState.FAILED  # one died after the other
+            self.tell("recorded", status=0 if said["ended"] else 1)
+            self.leave()
 
     def leave(self) -> None:
         """Give the paths back, finish the capture, go on forwarding what is open (R4)."""
         if self._leaving:
             return
         self._leaving = True
+        self._words[sh.STATE] = sh.State.DRAINING
+        priority.be_ordinary()  # no shim's socket is to be taken any more
         self._ignore(self._watcher.fd)
         self._listeners.leave_all()
         self._context.record(Kind.END, 0, 0, 0)
         self._context.recording = False
         self._held.write({"draining": len(self._connections)})
         self.tell("draining", connections=len(self._connections))
+
+    def cut(self) -> None:
+        """Do not wait for what is open: close it. Containers whose shims it led to are removed by containerd."""
+        self.leave()
+        self._cutting = True
+        for connection in list(self._connections.values()):
+            connection.close()
 
     # --- connections ---
 
@@ -279,16 +377,37 @@ class Worker:
                 client.close()
                 self._listeners.check(listener)
             return
+        pid, _, _ = peer_credentials(client)
+        number = self._words[sh.ACCEPTED] + 1
+        try:
+            base = self._context.take_row(number, listener.number, client, upstream, pid)
+        except OSError:
+            upstream.close()
+            self._out_of_descriptors(listener)
+            self._connect_later(listener, client, _RETRY_MOST_S)
+            return
+        self._words[sh.ACCEPTED] = number
         listener.waiting.discard(client)
-        self._last_number += 1
-        number = self._last_number
-        self._shared.words[sh.ACCEPTED] = number
-        pid, uid, gid = peer_credentials(client)
-        self._context.record(Kind.OPEN, 0, number, 0, b"%d,%d,%d,%d" % (listener.number, pid, uid, gid))
-        listener.open_connections += 1
-        self._connections[number] = Connection(
-            self._context, number, listener.number, client, upstream, lambda ended: self._closed(listener, ended)
+        self._relay_connection(base, listener, client, upstream)
+
+    def _relay_connection(
+        self, base: int, listener: Listener | None, client: socket.socket, upstream: socket.socket
+    ) -> None:
+        """Relay the connection whose row is made; its listener is None if its path was given up meanwhile."""
+        table = self._shared.table
+        for one in (client, upstream):
+            one.setblocking(False)
+        inode = os.fstat(upstream.fileno()).st_ino
+        if listener is not None:
+            listener.upstreams.add(inode)
+        connection = Connection(
+            self._context, base, client, upstream, lambda ended: self._closed(listener, ended, inode)
         )
+        if table[base + sh.S_STATE] == sh.Row.MADE:
+            about = table[base + sh.S_LISTENER], *peer_credentials(client)
+            self._context.record(Kind.OPEN, 0, connection.number, 0, b"%d,%d,%d,%d" % about)
+            table[base + sh.S_STATE] = sh.Row.OPEN
+        self._connections[connection.number] = connection
 
     def _connect_later(self, listener: Listener, client: socket.socket, again_in: float) -> None:
         self._timers.after(again_in, lambda: self._connect(listener, client, min(again_in * 2, _RETRY_MOST_S)))
@@ -310,34 +429,37 @@ class Worker:
             raise
         return upstream
 
-    def _closed(self, listener: Listener, connection: Connection) -> None:
+    def _closed(self, listener: Listener | None, connection: Connection, inode: int) -> None:
         self._connections.pop(connection.number, None)
-        listener.open_connections -= 1
-        self._suspects.add(listener.number)
+        if listener is not None:
+            listener.upstreams.discard(inode)
+            self._suspects.add(listener.number)
         if self._leaving and not self._connections:
             self.tell("drained")
 
     # --- R1: descriptors ---
 
-    def _fill_reserve(self) -> bool:
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        want = min(_RESERVE, soft // 4)
+    def _keep_reserve(self) -> bool:
+        """Have the last descriptors kept aside, by a limit below the hard one; False if they are in use."""
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard - min(_RESERVE, hard // 4), hard))
         try:
-            while len(self._reserve) < want:
-                self._reserve.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+            os.close(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
         except OSError:
+            self._use_reserve()
             return False
+        self._reserved = True
         return True
 
-    def _release_reserve(self) -> None:
-        for fd in self._reserve:
-            os.close(fd)
-        self._reserve.clear()
+    def _use_reserve(self) -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self._reserved = False
 
     def _out_of_descriptors(self, listener: Listener) -> None:
         """New connections go direct from now on; the reserve serves those that are queued with us."""
-        if self._reserve:
-            self._release_reserve()  # first: giving back asks the kernel who listens, which takes one
+        if self._reserved:
+            self._use_reserve()  # first: giving back asks the kernel who listens, which takes one
             self._listeners.give_back_for_now()
             self.tell("direct", text="no descriptors left: new connections go direct and are not seen")
             self._timers.after(1.0, self._try_again)
@@ -355,8 +477,7 @@ class Worker:
     def _try_again(self) -> None:
         if self._leaving:
             return
-        if not self._fill_reserve():
-            self._release_reserve()
+        if not self._keep_reserve():
             self._timers.after(1.0, self._try_again)
             return
         direct = self._listeners.take_again()

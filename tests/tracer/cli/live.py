@@ -66,15 +66,13 @@ def client(path: Path) -> Iterator[Callable[..., Any]]:
         yield call
 
 
-class Trace:
-    """A running `podwire trace`."""
+class Running:
+    """A running command."""
 
-    def __init__(self, folder: Path, *options: str, ready: str = "tracing") -> None:
-        self.out, self.err = folder / "out", folder / "err"
+    def __init__(self, folder: Path, command: str, *options: str) -> None:
+        self.out, self.err = folder / f"{command}.out", folder / f"{command}.err"
         with self.out.open("wb") as out, self.err.open("wb") as err:
-            self.process = subprocess.Popen([*COMMAND, "trace", *options], stdout=out, stderr=err)
-        if ready:
-            self.wait_for(lambda: any(line.startswith("cri ") and ready in line for line in self.said()))
+            self.process = subprocess.Popen([*COMMAND, command, *options], stdout=out, stderr=err)
 
     def said(self) -> list[str]:
         """The lines of its stderr."""
@@ -101,6 +99,19 @@ class Trace:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(10)
+
+
+class Trace(Running):
+    """A running `podwire trace`."""
+
+    def __init__(self, folder: Path, *options: str, ready: str = "tracing") -> None:
+        super().__init__(folder, "trace", *options)
+        if ready:
+            self.wait_for(lambda: any(line.startswith("cri ") and ready in line for line in self.said()))
+
+
+Start = Callable[..., Trace]
+"""Starts a trace with these options."""
 
 
 def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -25,7 +25,7 @@ def test_version_imports_nothing_that_costs() -> None:
     assert told.stdout == f"podwire {__version__}\n\n"
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name in ("decode", "stuck")])
+@pytest.mark.parametrize("command", ["decode", "stuck", "status", "attach", "stop"])
 def test_help_and_usage_errors_of_a_command_do_not_import_schemas(command: str) -> None:
     look = (
         f"import sys; from tracer.cli import main; main(['{command}', '--help']);"
@@ -52,7 +52,7 @@ def test_an_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["tracee"]) == 2
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err == "podwire: no command 'tracee' (there are: trace, decode, stuck, doctor, demo)\n"
+    assert told.err == f"podwire: no command 'tracee' (there are: {', '.join(COMMANDS)})\n"
 
 
 def test_exit_statuses_are_documented() -> None:

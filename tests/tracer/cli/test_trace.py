@@ -8,48 +8,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.tracer.cli.live import COMMAND, Trace, client, grpc_server, run
+from tests.tracer.cli.live import COMMAND, Start, Trace, client, grpc_server, run
+from tests.tracer.relay.harness import kill_all
 from tracer.capture.packets import Packet
 from tracer.capture.reader import open_capture
 from tracer.live import spool_folder
 from tracer.relay.held import read_held, runtime_folder
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it runs a command as another user")
-Start = Callable[..., Trace]
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="pw-"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture
-def server(folder: Path) -> Iterator[Path]:
-    """A gRPC server; the path of its socket. The shims' folder is one of the test's own."""
-    (folder / "s").mkdir()
-    with grpc_server(folder / "cri.sock"):
-        yield folder / "cri.sock"
-
-
-@pytest.fixture
-def trace(folder: Path, server: Path) -> Iterator[Start]:
-    running: list[Trace] = []
-
-    def start(*options: str, **more: str) -> Trace:
-        sockets = ("--socket", f"cri={server}", "--socket", f"task={folder}/s")
-        running.append(Trace(folder, *sockets, *options, **more))
-        return running[-1]
-
-    yield start
-    for each in running:
-        each.close()
 
 
 def test_each_call_is_printed_as_it_ends_and_decode_prints_the_same(folder: Path, server: Path, trace: Start) -> None:
@@ -272,9 +242,10 @@ def test_a_second_tracer_of_the_same_socket_or_folder(folder: Path, server: Path
     assert traced.interrupt() == 0
 
 
-def test_a_folder_that_vanishes(folder: Path) -> None:
-    inner = folder / "gone"
-    inner.mkdir()
+@pytest.mark.parametrize("base", ["", "/dev/shm"])
+def test_a_folder_that_vanishes(folder: Path, base: str) -> None:
+    """On another mount than the runtime folder, ours lies in the one that vanishes."""
+    inner = Path(tempfile.mkdtemp(prefix="pw-", dir=base or folder))
     with grpc_server(inner / "cri.sock"):
         traced = Trace(folder, "--socket", f"cri={inner}/cri.sock", "--socket", f"task={folder}")
         try:
@@ -319,7 +290,7 @@ def test_without_permission_it_says_what_is_needed(folder: Path, server: Path) -
 def test_e9_a_relay_that_is_killed_is_mended_by_its_trace_and_said(folder: Path, server: Path, trace: Start) -> None:
     traced = trace("-w", str(folder / "x.pcapng"))
     (held,) = [held for held in read_held(runtime_folder()) if held.capture == str(folder / "x.pcapng")]
-    os.kill(held.pid, signal.SIGKILL)
+    kill_all(held.pid)
     assert traced.process.wait(10) == 1
     assert any("the relay was killed" in line for line in traced.said())
     with client(server) as call:
@@ -334,7 +305,7 @@ def test_e9_doctor_mends_what_a_crash_left(folder: Path, server: Path, trace: St
     traced.process.wait()
     with client(server) as call:
         assert call("Version", version="still").runtime_version == "still"  # traffic does not need the command
-    os.kill(held.pid, signal.SIGKILL)
+    kill_all(held.pid)
     eventually_dead(held.pid)
     said = run("doctor").stdout
     assert f"left behind: podwire {held.pid} died holding {server}" in said

@@ -18,9 +18,9 @@ from typing import Any
 
 from tracer.capture.recorder import Limits, Recorder
 from tracer.relay.held import make_runtime_folder
+from tracer.relay.relay import Plan
 from tracer.relay.start import start_relay
 from tracer.relay.targets import Target
-from tracer.relay.worker import Plan
 
 SERVER = """
 import os, socket, sys, threading, time
@@ -93,6 +93,27 @@ class Server:
         self.process.stdout.close()
 
 
+def processes_of(session: int) -> dict[int, str]:
+    """Pid and name of a relay's processes: they are a session, named after the first of them."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        try:
+            before, _, after = Path(f"/proc/{entry}/stat").read_text().rpartition(")")
+        except (OSError, ValueError):
+            continue
+        if entry.isdigit() and after.split()[3] == str(session) and after.split()[0] != "Z":
+            found[int(entry)] = before.partition("(")[2]
+    return found
+
+
+def kill_all(session: int) -> None:
+    """Kill a relay whole; all of it is stopped first, so that none sees another's death."""
+    pids = list(processes_of(session))
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            os.kill(pid, number)
+
+
 @dataclass
 class Relay:
     """A started relay, its capture and what it told."""
@@ -103,6 +124,10 @@ class Relay:
     capture: Path
     told: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
+    session: int = 0
+
+    def __post_init__(self) -> None:
+        self.session = self.pid
 
     def listen(self, seconds: float) -> None:
         """Take what the relay tells for so long, or until it ends."""
@@ -142,8 +167,21 @@ class Relay:
         self.pid = 0
 
     def recorder_pid(self) -> int:
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return int(children[0])
+        return int(self.until("recorder")["pid"])
+
+    def processes(self) -> dict[int, str]:
+        """Pid and name of those that run."""
+        return processes_of(self.session)
+
+    def process(self, part: str) -> int:
+        """The pid of the worker, holder or record(er)."""
+        pids = [pid for pid, name in self.processes().items() if name == f"podwire-{part}"]
+        assert len(pids) == 1, self.processes()
+        return pids[0]
+
+    def kill_all(self) -> None:
+        """Worker, holder and recorder in the same instant."""
+        kill_all(self.session)
 
     def cpu_seconds(self) -> float:
         """User and system time of the worker so far."""
@@ -184,7 +222,7 @@ def _end(relay: Relay) -> None:
     except OSError:
         pass
     if not relay.ended:
-        os.kill(relay.pid, signal.SIGKILL)
+        relay.kill_all()
     os.waitpid(relay.pid, 0)
 
 

@@ -114,7 +114,7 @@ def test_e2_a_path_that_is_not_ours_any_more_is_not_touched(folder: Path, serve:
     path = folder / "s.sock"
     serve(path).ready()
     homes = Homes(str(folder), 1)
-    taken = take(1, "cri", str(folder), "s.sock", homes, lambda _: None, force=False)
+    taken = take(1, "cri", str(folder), "s.sock", homes, lambda *_: None, force=False)
     os.unlink(path)
     other = socket.socket(socket.AF_UNIX)
     other.bind(str(path))
@@ -133,7 +133,7 @@ def test_e2_what_came_into_our_folder_is_checked_and_put_back(folder: Path, serv
     path = folder / "s.sock"
     serve(path).ready()
     homes = Homes(str(folder), 1)
-    taken = take(1, "cri", str(folder), "s.sock", homes, lambda _: None, force=False)
+    taken = take(1, "cri", str(folder), "s.sock", homes, lambda *_: None, force=False)
     exchange = taken.exchange
     other = socket.socket(socket.AF_UNIX)
     listens, exchange_class = exchange.twin_listens, type(exchange)
@@ -163,7 +163,7 @@ def test_e2_a_dead_servers_path_is_removed_when_leaving(folder: Path) -> None:
     server.bind(str(path))
     server.listen()
     homes = Homes(str(folder), 1)
-    taken = take(1, "cri", str(folder), "s.sock", homes, lambda _: None, force=False)
+    taken = take(1, "cri", str(folder), "s.sock", homes, lambda *_: None, force=False)
     server.close()
     assert taken.exchange.leave() is Left.REMOVED
     assert not path.exists()
@@ -385,7 +385,7 @@ def test_e7_a_socket_whose_server_we_cannot_act_as_is_not_exchanged(folder: Path
         os.setuid(65534)
         homes = Homes(str(folder), 7)
         try:
-            take(1, "cri", str(folder), "s.sock", homes, lambda _: None, force=False)
+            take(1, "cri", str(folder), "s.sock", homes, lambda *_: None, force=False)
         except Refused as refused:
             os.write(write, str(refused).encode())
         homes.remove()
@@ -473,7 +473,7 @@ def test_e9_what_a_killed_relay_left_is_mended(folder: Path, serve: Serve) -> No
     with running_relay(folder, [main_target(path) for path in paths]) as relay:
         for path in paths:
             relay.until("taken", path=str(path))
-        os.kill(relay.pid, 9)
+        relay.kill_all()
         relay.wait_end()
         servers[1].kill()
         os.unlink(paths[2])
@@ -504,5 +504,5 @@ def test_a_file_that_is_no_socket_is_refused(folder: Path) -> None:
     (folder / "s.sock").touch()
     homes = Homes(str(folder), 1)
     with pytest.raises(Refused, match="is no socket"):
-        take(1, "cri", str(folder), "s.sock", homes, lambda _: None, force=False)
+        take(1, "cri", str(folder), "s.sock", homes, lambda *_: None, force=False)
     homes.remove()

@@ -151,7 +151,8 @@ def test_r1_out_of_descriptors_new_connections_go_direct_and_nobody_hangs(folder
     serve(path, backlog=512).ready()
     with running_relay(folder, [main_target(path)]) as relay:
         relay.until("taken")
-        resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (100, 100))
+        # As if that had been the hard limit from the start: a quarter of it is kept aside.
+        resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (75, 100))
         clients = []
         for _ in range(120):
             client = connect(path)
@@ -597,3 +598,33 @@ def test_a_new_shims_first_connection_is_seen(folder: Path) -> None:
         events = finish(relay)
     assert [bytes(event.data) for event in events if isinstance(event, FlowData)] == [b"Create"] * 20
     assert len({event.flow.socket for event in events}) == 20
+
+
+# --- R10 ---
+
+
+def test_r10_where_stores_may_be_reordered_a_lock_is_turned_twice_before_the_head_moves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tracer.relay import shared as sh
+
+    turns: list[tuple[str, int]] = []
+
+    class Lock:
+        """Writes down what the head was at each turn."""
+
+        def acquire(self) -> None:
+            turns.append(("acquire", shared.words[sh.HEAD]))
+
+        def release(self) -> None:
+            turns.append(("release", shared.words[sh.HEAD]))
+
+    monkeypatch.setattr(sh, "_STORES_STAY_IN_ORDER", False)
+    shared = sh.Shared(1 << 20)
+    writer = sh.RingWriter(shared)
+    writer._lock = Lock()  # type: ignore[assignment] # what a real one does cannot be looked at
+    assert writer.control(sh.Kind.FIN, 0, 1, 0, 1, b"")
+    assert turns == [("acquire", 0), ("release", 0), ("acquire", 0), ("release", 0)]
+    assert shared.words[sh.HEAD] == sh.RECORD_BYTES
+    del writer
+    shared.close()

@@ -1,0 +1,64 @@
+"""`podwire doctor`: which sessions there are, and what was lost with one that was killed whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.tracer.cli.live import Start, client, run
+from tests.tracer.cli.sessions import eventually, kill_relay, of_folder
+from tests.tracer.relay.harness import ask, connect
+
+SANDBOX = "9f57c2b6405e1b5f9f57c2b6405e1b5f9f57c2b6405e1b5f9f57c2b6405e1b5f"
+
+
+def test_it_names_sessions_that_trace_and_that_drain(folder: Path, server: Path, trace: Start) -> None:
+    traced = trace("-w", str(folder / "x.pcapng"))
+    (session,) = of_folder(folder)
+    name = f"· podwire {session.pid}: "
+    wanted = f"{name}traces {server} into {folder}/x.pcapng (podwire stop {session.pid} ends it)"
+    assert wanted in run("doctor").stdout.splitlines()
+    with client(server) as call:
+        call("Version")
+        assert traced.interrupt() == 0
+        assert f"{name}draining: forwards 1 connection until the end of each" in run("doctor").stdout.splitlines()
+
+
+def test_r3_what_was_lost_with_a_relay_that_was_killed_whole_is_said(
+    folder: Path, server: Path, detach: Callable[..., int], shim: Callable[[str], Path]
+) -> None:
+    session = detach()
+    path = shim(SANDBOX)
+    with connect(path) as connection:
+        ask(connection, b"hello")
+        kill_relay(session)
+    lost = (
+        f"✗ lost with podwire {session}: every connection through cri {server}, task {path} is lost; containers behind "
+        f"task {path} may be gone: containerd removes those of a shim it has lost"
+    )
+    assert lost in run("doctor").stdout.splitlines()
+    mended = run("doctor", "--mend").stdout.splitlines()
+    assert lost in mended
+    assert f"✓ mended: {path} of podwire {session}: given back" in mended
+    with connect(path) as connection:
+        assert ask(connection, b"direct") == b"direct"
+    assert of_folder(folder) == []
+
+
+def test_r3_the_next_trace_mends_and_says_what_was_lost_while_draining_too(
+    folder: Path, trace: Start, shim: Callable[[str], Path]
+) -> None:
+    traced = trace("-w", str(folder / "x.pcapng"))
+    path = shim(SANDBOX)
+    with connect(path) as connection:
+        ask(connection, b"hello")
+        assert traced.interrupt() == 0
+        (session,) = of_folder(folder)
+        eventually(lambda: not of_folder(folder)[0].recording, "the capture to be finished")
+        kill_relay(session.pid)
+        again = trace("-w", str(folder / "y.pcapng"))
+    assert any(
+        line.startswith(f"podwire {session.pid} was killed: every connection through ")
+        and f"behind task {path}" in line
+        for line in again.said()
+    )
