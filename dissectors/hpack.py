@@ -115,6 +115,10 @@ class Decoder:
         self._max_size = DEFAULT_TABLE_SIZE
         self._allowed = DEFAULT_TABLE_SIZE
 
+    def table(self) -> tuple[int, list[Header]]:
+        """Return how large the table may be, and what is in it, the oldest first."""
+        return self._max_size, list(self._table)
+
     def allow_table_size(self, size: int) -> None:
         """Take note of the other side's SETTINGS_HEADER_TABLE_SIZE: how large this table may be made.
 

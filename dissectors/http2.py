@@ -182,6 +182,20 @@ class FrameReader:
             self._buffer.clear()
         return self._cut(data)
 
+    def unfinished(self) -> bytes | None:
+        """Return the bytes after the last item, with which another reader could go on; None where they are not known.
+
+        A header block that is not whole is among them, without padding and priority.
+        """
+        if self._unsound_since is not None or self._skip:
+            return None
+        frames, block = b"", self._block
+        if block is not None:
+            for index, part in enumerate(block.parts):
+                kind_flags = CONTINUATION << 8 if index else block.type << 8 | block.flags & END_STREAM
+                frames += HEADER.pack(len(part) >> 16, len(part) & 0xFFFF, kind_flags, block.stream_id) + part
+        return frames + self._buffer
+
     def lost(self, count: int) -> list[Item]:
         """Take note of a gap. One inside a payload keeps sync: that frame comes with what was before the gap.
 

@@ -113,6 +113,11 @@ class FrameReader:
                 return [frame]
         return self._cut(data)
 
+    def unfinished(self) -> bytes | None:
+        """Return the bytes after the last frame, with which another reader could go on; None where they are not
+        known."""
+        return None if self._unsound_since is not None or self._skip else bytes(self._buffer)
+
     def lost(self, count: int) -> list[Item]:
         """Take note of a gap. One inside a payload keeps sync: that frame comes without its payload.
 

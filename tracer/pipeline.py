@@ -6,10 +6,10 @@ It joins the stages (flows, dissectors, calls) and knows nothing of files, proto
 from __future__ import annotations
 
 from dissectors.detect import open_dissector, settled
-from dissectors.events import CallOpened, Dissector, Event
+from dissectors.events import CallOpened, Dissector, Event, Malformed, Skipped
 from protos.hops import hop_of_service
 from tracer.calls import Call, CallTracker, Finding, Update
-from tracer.capture.flows import Flow, FlowClosed, FlowData, FlowEvent, FlowGap, FlowTable
+from tracer.capture.flows import Flow, FlowCarried, FlowClosed, FlowData, FlowEvent, FlowGap, FlowTable
 from tracer.capture.packets import Notice, Packet
 
 EXPECTED = {"cri": "grpc", "task": "ttrpc", "events": "ttrpc", "agent": "ttrpc"}
@@ -89,6 +89,8 @@ class Decoder:
                 told = stream.dissector.feed(event.direction, event.data)
                 if told:
                     updates += self._tell(stream, event.time_ns, told)
+            elif isinstance(event, FlowCarried):
+                updates += self._carried(stream, event)
             elif isinstance(event, FlowGap):
                 updates += self._gap(stream, event)
             elif isinstance(event, FlowClosed):
@@ -116,6 +118,20 @@ class Decoder:
                     flow.hop = hop_of_service(event.service) or ""
                     break
         return self._tracker.feed(flow, stream.protocol, time_ns, told)
+
+    def _carried(self, stream: _Stream, event: FlowCarried) -> list[Update]:
+        """Take what was before the capture: it makes no calls but those that are open, and no findings."""
+        _, direction, _, piece, began_ns = event
+        if stream.dissector is None:
+            return []
+        if isinstance(piece, int):
+            told = stream.dissector.lost(direction, piece)
+        else:
+            told = stream.dissector.feed(direction, piece)
+        if not began_ns:
+            return []
+        events = [each._replace(seen=False) if isinstance(each, CallOpened) else each for each in told]
+        return self._tell(stream, began_ns, [each for each in events if not isinstance(each, Malformed | Skipped)])
 
     def _gap(self, stream: _Stream, event: FlowGap) -> list[Update]:
         flow, direction, time_ns, count = event

@@ -309,6 +309,14 @@ def test_settings_of_one_side_hold_for_the_other(pair: Pair) -> None:
     assert faults(events) == []
 
 
+def test_settings_hold_for_a_side_that_has_not_begun(pair: Pair) -> None:
+    """A client says them first, its server's first frame comes later."""
+    script = [pair.client.start(max_frame_size=32768), pair.server.start(), *pair.unary(1, b"q", b"a" * 20000)]
+    events = run(GrpcConnection(), script)
+    assert calls(events) == [("a.B", "C", 0)]
+    assert faults(events) == []
+
+
 def test_without_its_settings_a_larger_frame_is_a_fault(pair: Pair) -> None:
     script = [*pair.start(), *pair.unary(1, b"q" * 20000)]
     assert faults(run(GrpcConnection(), script))

@@ -17,6 +17,9 @@ The first packet of a conversation (its SYN) has a comment, one JSON object:
                 command (command line), unit (systemd unit); all strings
     server      who holds the listening socket: the same keys
 
+A connection that was open before the file begins with packets that are made up, and whose comments begin with the line
+`podwire: carried over` (`carry`); its SYN's object then has `from`, the places in both streams at which they begin.
+
 `hop`, `socket` and `connection` are filled in here; the caller gives `client` and `server`. Strings longer than 1,024
 characters end in `…`, so that the comment fits a pcapng option.
 """
@@ -26,13 +29,13 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tracer import __version__
 from tracer.capture import blocks
-from tracer.capture.packets import HOP_PORTS, MAX_PAYLOAD
+from tracer.capture.packets import CARRIED_OVER, HOP_PORTS, MAX_PAYLOAD
 
 ETHERNET_LINK_TYPE: Final = 1
 
@@ -78,6 +81,10 @@ class Interface:
     dropped: int = 0
     pending: int = 0
     """Packets dropped since the last one written."""
+
+    def described(self) -> tuple[str, str, str]:
+        """What `CaptureWriter.interface` takes."""
+        return self.name, self.description, self.comment
 
 
 @dataclass(slots=True)
@@ -148,6 +155,8 @@ class CaptureWriter:
     def __init__(self, write: Callable[[bytes], object], state: State | None = None) -> None:
         self.state = state or State()
         self._write = write
+        self._earlier_names: dict[str, str] = {}
+        """Those of the file before."""
 
     @property
     def packets(self) -> int:
@@ -168,10 +177,10 @@ class CaptureWriter:
 
     def interface(self, name: str, description: str, comment: str = "") -> int:
         """Describe a socket: its path, and `HOP PATH`. Return the number that `open` takes."""
-        number = len(self.state.interfaces)
-        self.state.interfaces.append(Interface(number, name, description, comment))
-        self._describe(self.state.interfaces[-1])
-        return number
+        interface = Interface(len(self.state.interfaces), name, description, comment)
+        self.state.interfaces.append(interface)
+        self._describe(interface)
+        return interface.number
 
     def _describe(self, interface: Interface) -> None:
         options = [(blocks.COMMENT, _utf8(interface.comment))] if interface.comment else []
@@ -192,6 +201,7 @@ class CaptureWriter:
         address = self.state.endpoints.get(key)
         if address is None:
             address = self.state.endpoints[key] = self._new_address(name)
+        self._name(address, name)
         return address
 
     def open(
@@ -205,7 +215,9 @@ class CaptureWriter:
         comment: Mapping[str, object],
     ) -> None:
         """Write the handshake of connection `conn`, all of it at the time of its accept; see above for `comment`."""
+        name = self.state.names[client_address]
         client_address, port = self._client_port(client_address)
+        self._name(client_address, name)
         client = _address_bytes(client_address)
         server = _address_bytes(server_address)
         server_port = HOP_PORTS[hop]
@@ -216,12 +228,71 @@ class CaptureWriter:
         self._send(talk, 0, time_ns, SYN, 0, comment=_comment(about))
         self.shake_hands(talk, 1, time_ns)
 
-    def shake_hands(self, talk: Conversation, done: int, time_ns: int) -> None:
+    def shake_hands(self, talk: Conversation, done: int, time_ns: int, comment: bytes = b"") -> None:
         """Write what is missing of a handshake after its first `done` packets."""
         first, second = talk.sides
         if done < 2:
-            self._send(talk, 1, time_ns, SYN | ACK, second.end)
-        self._send(talk, 0, time_ns, ACK, first.end + 1)
+            self._send(talk, 1, time_ns, SYN | ACK, second.end, comment=comment)
+        self._send(talk, 0, time_ns, ACK, first.end + 1, comment=comment)
+
+    def next_file(self, time_ns: int, comment: str, sockets: Set[int]) -> None:
+        """Begin another file with what is open, and describe in it the interfaces of these numbers, and of all
+        connections. They get new numbers. Each open connection is then to be carried over."""
+        state = self.state
+        in_use = {talk.interface.number for talk in state.conversations.values()}
+        earlier = state.interfaces
+        state.interfaces = [each for each in earlier if each.number in sockets or each.number in in_use]
+        for interface in earlier:
+            interface.number = -1
+        self._earlier_names, state.names = state.names, {}
+        state.endpoints = {key: each for key, each in state.endpoints.items() if each in self._earlier_names}
+        first = set(state.endpoints.values())
+        state.further = {each: after for each, after in state.further.items() if each in first}
+        kept = first | set(state.further.values())
+        state.ports = {each: port for each, port in state.ports.items() if each in kept}
+        state.packets = state.bytes = 0
+        self.start(time_ns, comment)
+        for number, interface in enumerate(state.interfaces):
+            interface.number, interface.received, interface.dropped = number, 0, 0
+            self._describe(interface)
+
+    def carry(self, conn: int, time_ns: int, pieces: Sequence[tuple[int, bytes | int, int]]) -> None:
+        """Begin a connection that was open before this file, so that its sequence numbers go on as they were.
+
+        `pieces` is what its beginning consists of: direction, bytes or the size of a gap, and when the call began that
+        they are of (0: none).
+        """
+        talk = self.state.conversations[conn]
+        ends = [(side.closed, side.reset, side.fin) for side in talk.sides]
+        for direction, side in enumerate(talk.sides):
+            address = ".".join(map(str, side.pairs[:4]))
+            self._name(address, self._earlier_names.get(address, address))
+            sizes = (piece if isinstance(piece, int) else len(piece) for each, piece, _ in pieces if each == direction)
+            side.end -= sum(sizes)
+            side.closed, side.reset, side.fin = False, False, 0
+            side.acknowledged, side.window = side.end, MAX_PAYLOAD
+        mark = CARRIED_OVER.encode()
+        about = {**talk.about, "from": [side.end for side in talk.sides]}
+        self._send(talk, 0, time_ns, SYN, talk.sides[0].end, comment=mark + b"\n" + _comment(about))
+        self.shake_hands(talk, 1, time_ns, mark)
+        for direction, piece, began_ns in pieces:
+            comment = mark + b"\n" + _comment({"began_ns": began_ns}) if began_ns else mark
+            side = talk.sides[direction]
+            if isinstance(piece, int):
+                side.end += piece
+                self._send(talk, direction, time_ns, ACK, side.end + 1, comment=comment)
+                continue
+            for at in range(0, len(piece), MAX_PAYLOAD):
+                if side.end > side.acknowledged:
+                    self._acknowledge(talk, direction, time_ns, mark)
+                part = piece[at : at + MAX_PAYLOAD]
+                begin, side.end = side.end, side.end + len(part)
+                self._send(talk, direction, time_ns, PSH | ACK, begin + 1, part, comment)
+        for direction, (closed, reset, fin) in enumerate(ends):
+            if closed:
+                side = talk.sides[direction]
+                self._send(talk, direction, time_ns, (RST if reset else FIN) | ACK, side.end + 1, comment=mark)
+                side.closed, side.reset, side.fin = closed, reset, fin
 
     def data(self, conn: int, direction: int, offset: int, time_ns: int, payload: memoryview | bytes) -> None:
         """Write bytes of one direction, which stand at `offset` of its stream, in as many packets as it takes."""
@@ -385,22 +456,26 @@ class CaptureWriter:
             self._acknowledge(talk, direction, time_ns)
         side.end = offset
 
-    def _acknowledge(self, talk: Conversation, direction: int, time_ns: int) -> None:
+    def _acknowledge(self, talk: Conversation, direction: int, time_ns: int, comment: bytes = b"") -> None:
         """Let the other side acknowledge what this direction has sent, in a packet without bytes."""
         peer = talk.sides[1 - direction]
         if not peer.reset:
-            self._send(talk, 1 - direction, time_ns, ACK, peer.end + peer.fin + 1)
+            self._send(talk, 1 - direction, time_ns, ACK, peer.end + peer.fin + 1, comment=comment)
 
     def _new_address(self, name: str) -> str:
         """Return the next address. The 130,049th is the first again, under its old name: its ports go on, though."""
         subnet, host = divmod(self.state.addresses % ADDRESSES, 254)
         address = f"198.{18 + (subnet >> 8)}.{subnet & 255}.{host + 1}"
         self.state.addresses += 1
-        if self.state.addresses <= ADDRESSES:
+        self._name(address, name)
+        return address
+
+    def _name(self, address: str, name: str) -> None:
+        """Write what an address is called, unless the file has it."""
+        if address not in self.state.names:
             self.state.names[address] = name
             record = (blocks.NRB_IPV4, _address_bytes(address) + _utf8(name).replace(b"\0", b"") + b"\0")
             self._block(blocks.NAME_RESOLUTION, records=blocks.items(record), options=[])
-        return address
 
     def _client_port(self, address: str) -> tuple[str, int]:
         """Return a pair of address and port that was not given before: of this address, or of its process' next one."""

@@ -12,13 +12,13 @@ from typing import Final, NamedTuple
 
 from dissectors.events import Direction
 from tracer.capture.link import ACK, ETHERNET, FAST, FAST_HEAD, FAST_SIZE, FIN, RST, SYN, Segment, segment
-from tracer.capture.packets import HOP_PORTS, Packet
+from tracer.capture.packets import CARRIED_OVER, HOP_PORTS, Packet
 from tracer.capture.peers import Endpoint, client_of, read_comment, server_of, text_of
 from tracer.capture.streams import Piece, Stream
 
 __all__ = [
-    "HOP_PORTS", "Direction", "Endpoint", "Flow", "FlowClosed", "FlowData", "FlowEvent", "FlowGap", "FlowOpened",
-    "FlowTable",
+    "HOP_PORTS", "Direction", "Endpoint", "Flow", "FlowCarried", "FlowClosed", "FlowData", "FlowEvent", "FlowGap",
+    "FlowOpened", "FlowTable",
 ]  # fmt: skip
 
 CLOSED_FLOWS: Final = 4_096
@@ -68,6 +68,17 @@ class FlowData(NamedTuple):
     data: bytes
 
 
+class FlowCarried(NamedTuple):
+    """What a direction had said before the capture began, repeated at its beginning so that the rest can be read."""
+
+    flow: Flow
+    direction: Direction
+    time_ns: int
+    piece: Piece
+    began_ns: int
+    """When the call began whose beginning this is; 0: it is of none."""
+
+
 class FlowGap(NamedTuple):
     """Bytes of one direction that are not in the capture."""
 
@@ -87,7 +98,7 @@ class FlowClosed(NamedTuple):
     """True: not by a FIN."""
 
 
-FlowEvent = FlowOpened | FlowData | FlowGap | FlowClosed
+FlowEvent = FlowOpened | FlowCarried | FlowData | FlowGap | FlowClosed
 
 
 class _Side:
@@ -113,6 +124,8 @@ class FlowTable:
         self._sides: dict[bytes, _Side] = {}
         self._ended: deque[_Side] = deque()
         self._flows = 0
+        self._repeated: set[int] = set()
+        """Flows that a further file of a ring carries over, which this table has from the file before."""
 
     def feed(self, packet: Packet) -> list[FlowEvent]:
         """Take the next packet; return what it tells, in order. Never raises on content."""
@@ -124,9 +137,9 @@ class FlowTable:
     def steady(self, packet: Packet) -> FlowData | None:
         """Take the packet if it is the next segment of a known flow over plain Ethernet, IPv4 and TCP, as nearly all
         are; return its bytes, which may be none. None: it is not taken, `feed_other` is for it."""
-        _, time_ns, _, link_type, data, _, _, _ = packet
+        _, time_ns, _, link_type, data, comment, _, _ = packet
         size = len(data)
-        if link_type != ETHERNET or size < FAST_SIZE:
+        if link_type != ETHERNET or size < FAST_SIZE or comment:
             return None
         head, total, fragment, protocol, key, sequence, words = _unpack(data)
         side = self._sides.get(key)
@@ -167,6 +180,12 @@ class FlowTable:
         events: list[FlowEvent] = []
         flags, sequence, time_ns = found.flags, found.sequence, packet.time_ns
         side = self._sides.get(found.key)
+        carried = packet.comment.startswith(CARRIED_OVER)
+        if carried and side is not None:
+            if flags & SYN and not flags & ACK and not (side.stream.closed and side.other.stream.closed):
+                self._repeated.add(side.flow.id)
+            if side.flow.id in self._repeated:
+                return events
         if flags & SYN:
             sequence = sequence + 1 & 0xFFFFFFFF  # it takes a number itself
             if side is not None and not flags & ACK and _begun(side.stream, sequence):
@@ -185,7 +204,13 @@ class FlowTable:
             if flags & ACK and not side.other.stream.started:
                 side.other.stream.start(found.acknowledgement)
         was_closed = stream.closed
-        _tell(side, time_ns, stream.segment(sequence, found.payload, found.missing, bool(flags & FIN)), events)
+        pieces = stream.segment(sequence, found.payload, found.missing, bool(flags & FIN))
+        if carried:
+            began = read_comment(packet.comment).get("began_ns")
+            began_ns = began if isinstance(began, int) else 0
+            events += [FlowCarried(side.flow, side.direction, time_ns, piece, began_ns) for piece in pieces]
+        else:
+            _tell(side, time_ns, pieces, events)
         if stream.closed and not was_closed:
             reset = "reset" in packet.comment and read_comment(packet.comment).get("reset") is True
             self._closed(side, time_ns, reset, events)

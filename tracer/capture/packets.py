@@ -12,6 +12,9 @@ HOP_PORTS: Final[Mapping[str, int]] = {"cri": 8080, "task": 8088, "events": 3132
 """The server port a hop has in a capture. All are in tshark's `http` port table: on 8080 it hands over to HTTP/2 on
 the preface; on any free port its SMPP heuristic takes the first ttrpc calls for malformed SMPP."""
 
+CARRIED_OVER: Final = "podwire: carried over"
+"""How comments of packets begin that repeat, at the beginning of a file, what a connection had said before it."""
+
 MAX_PAYLOAD: Final = 65_495
 """Payload bytes of the largest packet written: an IPv4 packet (65,535) less its header (20) and TCP's (20)."""
 

@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracer import processes
-from tracer.capture.conversation import CaptureWriter
+from tracer.capture.carry import Follower
+from tracer.capture.conversation import CaptureWriter, Interface
 from tracer.capture.resume import Listener, process_key, read_state
+from tracer.capture.ring import Ring
 from tracer.capture.store import SLICE, Store
 from tracer.relay import shared as sh
 from tracer.relay import sockdiag
@@ -46,7 +48,7 @@ class Limits:
 class _Socket:
     """A traced socket."""
 
-    interface: int
+    interface: Interface
     hop: str
     file: tuple[int, int]
     """Inode and device of the server's socket."""
@@ -60,6 +62,15 @@ class _Known:
     def __init__(self) -> None:
         self._highest = 0
         self._missing: dict[int, None] = {}
+
+    @property
+    def highest(self) -> int:
+        """The highest number of all."""
+        return self._highest
+
+    def begin(self, highest: int) -> None:
+        """All up to this number were before the file."""
+        self._highest = highest
 
     def add(self, number: int) -> bool:
         """Take note of one; False: it was there."""
@@ -77,15 +88,19 @@ class _Known:
 
 
 class Recorder:
-    """Writes one file from one ring. `fd` may have what another recorder wrote before it was killed.
+    """Writes a capture from one ring of records. `fd` may have what another recorder wrote before it was killed.
 
-    `link` is to the worker: `{"listener": N, "server": PID}`, `{"limit": TEXT}`.
+    `files`: the capture is a row of files, of which `fd` is the first. `link` is to the worker: `{"listener": N,
+    "server": PID}`, `{"limit": TEXT}`.
     """
 
-    def __init__(self, fd: int, limits: Limits, link: socket.socket) -> None:
+    def __init__(self, fd: int, limits: Limits, link: socket.socket, files: Ring | None = None) -> None:
         self.limits = limits
         self.link = link
+        self._files = files
         self._store = Store(fd)
+        self._number = 1
+        """Of the file."""
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._full = False
@@ -128,14 +143,29 @@ class Recorder:
         return time.monotonic_ns() + self._words[sh.CLOCK_OFFSET]
 
     def _go_on(self) -> None:
-        """Go on where the file ends."""
+        """Go on where the file ends, the newest one of a ring."""
+        if self._files is not None:
+            written = self._files.list()
+            if written and written[-1][0] > self._number:
+                self._number, path = written[-1]
+                self._store.close()
+                self._store = Store(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
+            self._switch_at = time.monotonic() + (self._files.seconds or float("inf"))
+        self._followers: dict[int, Follower] = {}
         with self._store.read() as data:
-            found = read_state(data)
+            found = read_state(data, self._follow if self._files is not None else None)
         self._store.cut(found.size)
         self._writer = CaptureWriter(self._take, found.state)
+        self._followers = {
+            number: each for number, each in self._followers.items() if number in found.state.conversations
+        }
+        before = found.about
+        self._packets_before, self._bytes_before = _number(before, "packets"), _number(before, "bytes")
         self._statistics = found.statistics
-        self._last_ns = found.last_ns
+        self._last_ns = self._noted_ns = found.last_ns
         self._known = _Known()
+        self._known.begin(_number(before, "connections"))
+        found.state.addresses = max(found.state.addresses, _number(before, "addresses"))
         for number in sorted(found.connections):
             self._known.add(number)
         self._open = {
@@ -146,7 +176,7 @@ class Recorder:
         for interface in found.state.interfaces:
             listener = Listener.of(interface)
             hop = interface.description.split(" ", 1)[0]
-            self._sockets[listener.number] = _Socket(interface.number, hop, listener.file)
+            self._sockets[listener.number] = _Socket(interface, hop, listener.file)
         if not found.size:
             self._writer.start(self._now(), "")
         if found.shaken is not None:
@@ -154,15 +184,19 @@ class Recorder:
         if found.unheard is not None:
             self._writer.last_word(*found.unheard, found.last_ns)
         limits = self.limits
-        if limits.packets and found.state.packets >= limits.packets:
+        if limits.packets and self._packets_before + found.state.packets >= limits.packets:
             self._stop(f"{limits.packets} packets captured")
         self._write_out()
 
     def _drain(self, reader: RingReader) -> bool:
         """Take what is there; whether there was anything."""
         any_record = False
+        if self._files is not None and time.monotonic() >= self._switch_at:
+            self._next_file(self._files)
         for record in reader.read():
             any_record = True
+            if self._files and self._files.bytes and self._store.size + self._pending_bytes >= self._files.bytes:
+                self._next_file(self._files)
             self._record(record)
             if self._pending_bytes >= SLICE:
                 self._write_out()
@@ -175,6 +209,8 @@ class Recorder:
         number = record.connection
         if record.kind == Kind.DATA:
             if number in self._open:
+                if self._files is not None:
+                    self._follow_record(record)
                 self._writer.data(number, record.direction, record.offset, record.time_ns, record.payload)
         elif record.kind == Kind.OPEN:
             if self._known.add(number):
@@ -186,20 +222,78 @@ class Recorder:
                 self._open[number] -= 1
                 if not self._open[number]:
                     del self._open[number]
+                    self._followers.pop(number, None)
         elif record.kind == Kind.LISTENER:
             self._listener(json.loads(bytes(record.payload)))
         elif record.kind == Kind.CLOCK:
-            if record.time_ns > self._last_ns:  # else it is noted already
+            if record.time_ns > self._noted_ns:  # else it is noted already
                 self._writer.note(record.time_ns, {"podwire": "clock set", "by_ns": int(bytes(record.payload))})
         elif record.kind == Kind.END:
             self._ended = True
+        self._last_ns = max(self._last_ns, record.time_ns)
+
+    def _follow_record(self, record: Record) -> None:
+        """Let the connection's follower see what the file gets."""
+        number, direction = record.connection, record.direction
+        lost = record.offset - self._writer.state.conversations[number].sides[direction].end
+        self._follow(number, direction, max(lost, 0), bytes(record.payload[max(-lost, 0) :]), record.time_ns)
+
+    def _follow(self, number: int, direction: int, lost: int, data: bytes, time_ns: int) -> None:
+        follower = self._followers.get(number)
+        if follower is None:
+            follower = self._followers[number] = Follower()
+        if lost:
+            follower.lost(direction, lost)
+        if data:
+            follower.feed(direction, data, time_ns)
+
+    def _next_file(self, files: Ring) -> None:
+        """Finish this file and begin the next, with what is open carried over."""
+        if self._full:
+            return
+        if files.most and self._number >= files.most:
+            self._stop(f"{files.most} files captured")
+            return
+        writer, time_ns = self._writer, self._last_ns or self._now()
+        self._writer.finish(time_ns)
+        self._write_out()
+        self._packets_before += writer.packets
+        self._bytes_before += self._store.size
+        about = {
+            "podwire": 1,
+            "file": self._number + 1,
+            "packets": self._packets_before,
+            "bytes": self._bytes_before,
+            "connections": self._known.highest,
+            "addresses": writer.state.addresses,
+        }
+        writer.next_file(time_ns, json.dumps(about), self._listening())
+        for number in self._open:
+            follower = self._followers.get(number)
+            writer.carry(number, time_ns, follower.carried() if follower is not None else [])
+        data = b"".join(self._pending)
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._store.begin(files, self._number + 1, data)
+        self._number += 1
+        self._switch_at = time.monotonic() + (files.seconds or float("inf"))
+        self._tell_words()
+
+    def _listening(self) -> set[int]:
+        """The interfaces of sockets on which somebody listens. One of another network namespace is not among them: it
+        is described anew when a connection comes."""
+        listening = {each.file for each in sockdiag.unix_sockets() if each.state == sockdiag.TCP_LISTEN}
+        return {at.interface.number for at in self._sockets.values() if sockdiag.file_key(*at.file) in listening}
 
     def _listener(self, about: dict[str, Any]) -> None:
         number, hop, path, file = about["listener"], about["hop"], about["path"], tuple(about["file"])
         if number not in self._sockets:
-            comment = Listener(number, file).comment()
-            self._sockets[number] = _Socket(self._writer.interface(path, f"{hop} {path}", comment), hop, file)
+            interface = self._describe(path, f"{hop} {path}", Listener(number, file).comment())
+            self._sockets[number] = _Socket(interface, hop, file)
         self._find_server(number)  # again after a takeover: a worker may have died of the very answer
+
+    def _describe(self, name: str, description: str, comment: str) -> Interface:
+        return self._writer.state.interfaces[self._writer.interface(name, description, comment)]
 
     def _find_server(self, number: int) -> None:
         """Find who listens, and tell the worker, which watches for that process's end (E1)."""
@@ -208,12 +302,13 @@ class Recorder:
         if listener is not None:
             at.server_pid = processes.holders({listener.inode}).get(listener.inode, 0)
             at.server = processes.describe(at.server_pid) if at.server_pid else None
-        with contextlib.suppress(OSError):  # the worker is gone
-            self.link.send(json.dumps({"listener": number, "server": at.server_pid}).encode())
+        self._tell_worker({"listener": number, "server": at.server_pid})
 
     def _opened(self, number: int, time_ns: int, payload: bytes) -> None:
         listener, pid, uid, gid = (int(part) for part in payload.split(b","))
         at = self._sockets[listener]
+        if at.interface.number < 0:
+            at.interface = self._describe(*at.interface.described())
         if not at.server_pid:
             self._find_server(listener)  # it may not have listened yet when it was taken
         client, client_address = self._about(processes.describe(pid), pid, f"pid-{pid}")
@@ -223,7 +318,7 @@ class Recorder:
             client["self"] = True  # R8: CRI-O calls its own socket
         self._open[number] = 2
         peers = {"client": client, "server": server}
-        self._writer.open(number, at.interface, at.hop, client_address, server_address, time_ns, peers)
+        self._writer.open(number, at.interface.number, at.hop, client_address, server_address, time_ns, peers)
 
     def _about(self, who: processes.Process | None, pid: int, unknown: str) -> tuple[dict[str, object], str]:
         """What the opening packet's comment says of a process, and its address; `unknown` is its name if it is gone."""
@@ -247,15 +342,21 @@ class Recorder:
         self._pending.append(block)
         self._pending_bytes += len(block)
         limits = self.limits
-        if is_packet and limits.packets and self._writer.packets + 1 >= limits.packets:
+        if is_packet and limits.packets and self._packets_before + self._writer.packets + 1 >= limits.packets:
             self._stop(f"{limits.packets} packets captured")
-        elif limits.bytes and not self._full and self._store.size + self._pending_bytes >= limits.bytes:
+        elif limits.bytes and not self._full and self._size() >= limits.bytes:
             self._stop(f"{limits.bytes} bytes captured")
+
+    def _size(self) -> int:
+        return self._bytes_before + self._store.size + self._pending_bytes
 
     def _stop(self, why: str) -> None:
         self._full = True
-        with contextlib.suppress(OSError):  # the worker is gone: so is the traffic
-            self.link.send(json.dumps({"limit": why}).encode())
+        self._tell_worker({"limit": why})
+
+    def _tell_worker(self, what: dict[str, object]) -> None:
+        with contextlib.suppress(OSError):  # it is gone, or has died and its successor does not read yet
+            self.link.send(json.dumps(what).encode(), socket.MSG_DONTWAIT)
 
     def _write_out(self) -> None:
         data = b"".join(self._pending)
@@ -269,5 +370,14 @@ class Recorder:
             self._store.cut(before)
             self._failed = True
             self._stop(f"capture stopped: {error.strerror}")
-        self._words[sh.CAPTURE_PACKETS] = self._writer.packets
-        self._words[sh.CAPTURE_BYTES] = self._store.size
+        self._tell_words()
+
+    def _tell_words(self) -> None:
+        self._words[sh.CAPTURE_PACKETS] = self._packets_before + self._writer.packets
+        self._words[sh.CAPTURE_BYTES] = self._bytes_before + self._store.size
+        self._words[sh.CAPTURE_FILE] = self._number
+
+
+def _number(about: dict[str, object], key: str) -> int:
+    value = about.get(key)
+    return value if isinstance(value, int) else 0

@@ -25,8 +25,9 @@ _HEADERS_SIZE: Final = 54
 _OPTION = struct.Struct("<HH")
 _MASK: Final = 0xFFFFFFFF
 
-Payload = Callable[[int, int, int, bytes, str], None]
-"""Told of each packet with bytes: connection, direction, place of its first byte, the bytes, its comment."""
+Payload = Callable[[int, int, int, bytes, int], None]
+"""Told of each packet with bytes, or after a gap: connection, direction, bytes missing before it, its own, and its
+time, or that of the beginning of the call that it carries over."""
 
 
 @dataclass(slots=True)
@@ -99,7 +100,8 @@ class _Reader:
         value = bytes(self._data[start + 4 : start + 4 + length])
         state = self._found.state
         state.names[_address(value[:4])] = _text(value[4:-1])
-        state.addresses += 1
+        number = (value[1] - 18 << 8 | value[2]) * 254 + value[3]
+        state.addresses = max(state.addresses, number)
 
     def _statistics(self, start: int, end: int) -> None:
         """A note has a comment, the statistics at the end have none."""
@@ -125,6 +127,7 @@ class _Reader:
         interface.dropped += dropped
         comment = _text(options.get(blocks.COMMENT))
         found.unheard = None
+        found.statistics = 0
         if flags & SYN and not flags & ACK:
             self._opened(interface, pairs, ident, comment)
             return
@@ -144,21 +147,27 @@ class _Reader:
             return
         place = side.end + _signed(sequence - 1 - side.end)
         length = captured - _HEADERS_SIZE
+        lost = place - side.end
         side.end = max(side.end, place + length)
-        if length and self._payload is not None:
+        if self._payload is not None and (length or lost):
             begin = at + _HEADERS_SIZE
-            self._payload(conn, direction, place, bytes(self._data[begin : begin + length]), comment)
+            began = read_comment(comment).get("began_ns") if comment else None
+            time_ns = began if isinstance(began, int) else found.last_ns
+            self._payload(conn, direction, lost, bytes(self._data[begin : begin + length]), time_ns)
         if flags & (FIN | RST):
             self._closed(conn, direction, talk, reset=bool(flags & RST))
 
     def _opened(self, interface: Interface, pairs: bytes, ident: int, comment: str) -> None:
         state = self._found.state
         about = read_comment(comment)
+        begin = about.pop("from", [0, 0])
         conn = int(str(about["connection"]))
         client, server = pairs[:4], pairs[4:8]
         port, server_port = struct.unpack(">HH", pairs[8:])
         both = sides(client, server, port, server_port)
         both[0].ident = ident
+        if isinstance(begin, list):
+            both[0].end, both[1].end = begin
         talk = Conversation(interface, both, about)
         state.conversations[conn] = talk
         self._found.connections.add(conn)

@@ -6,9 +6,12 @@ behind it in the middle of a block: `cut` makes it end where its reader says.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from typing import Final
+
+from tracer.capture.ring import Ring, create
 
 SLICE: Final = 64 << 10
 """Most that one write takes (R9): a good neighbour on the disk."""
@@ -39,6 +42,26 @@ class Store:
         """What the file has so far."""
         size = self.size = os.fstat(self.fd).st_size
         return memoryview(mmap.mmap(self.fd, size, prot=mmap.PROT_READ)) if size else memoryview(b"")
+
+    def begin(self, ring: Ring, number: int, data: bytes) -> None:
+        """Go on in the next file of a ring, which comes into being with all that it begins with."""
+        partial = ring.partial()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+        store = Store(create(partial))
+        try:
+            store.write(data)
+            os.rename(partial, ring.name(number))
+        except OSError:
+            store.close()
+            os.unlink(partial)
+            raise
+        self.close()
+        self.fd, self.size = store.fd, store.size
+        files = ring.list()
+        for _, path in files[: max(0, len(files) - ring.files)] if ring.files else ():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     def close(self) -> None:
         os.close(self.fd)

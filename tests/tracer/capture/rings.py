@@ -88,9 +88,11 @@ def put(ring: RingWriter, step: Step) -> Step | None:
 
 def put_all(ring: RingWriter, steps: Iterable[Step]) -> Iterator[Step]:
     """Write records as there is room for them, and give each out that was written."""
+    until = time.monotonic() + 20
     for step in steps:
         rest = put(ring, step)
         while rest is not None:
+            assert time.monotonic() < until, "nobody takes the records"
             left = rest
             rest = put(ring, left)
             if rest == left:

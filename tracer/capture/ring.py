@@ -1,0 +1,69 @@
+"""The files of a ring: `base_00001_YYYYMMDDHHMMSS.ext`, as dumpcap names them. What is in them is not known here."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass
+
+from protos.errors import PodwireError
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """A row of files that one capture is written to."""
+
+    path: str
+    """`base.ext`, of which the files' names are made."""
+    seconds: float = 0
+    bytes: int = 0
+    """After so much time, or so many bytes, the next file is begun; 0 is never."""
+    files: int = 0
+    """So many are kept, the oldest go; 0 is all."""
+    most: int = 0
+    """After so many the capture ends; 0 is never."""
+    since: str = ""
+    """When the capture began, as the names have it: older files are not ours."""
+
+    def name(self, number: int) -> str:
+        """Return the path of a file that begins now."""
+        base, ext = os.path.splitext(self.path)
+        return f"{base}_{number:05d}_{stamp()}{ext}"
+
+    def partial(self) -> str:
+        """Return the path of a file that is being begun."""
+        folder, name = os.path.split(self.path)
+        return f"{folder}/.{name}.begun"
+
+    def list(self) -> list[tuple[int, str]]:
+        """Return the files that are there, by number, the oldest first."""
+        folder, name = os.path.split(self.path)
+        base, ext = os.path.splitext(name)
+        form = re.compile(re.escape(base) + r"_(\d{5,})_(\d{14})" + re.escape(ext))
+        found = []
+        for entry in os.listdir(folder):
+            match = form.fullmatch(entry)
+            if match and match[2] >= self.since:
+                found.append((int(match[1]), f"{folder}/{entry}"))
+        return sorted(found)
+
+
+def stamp() -> str:
+    """Return the local time as it stands in names."""
+    return time.strftime("%Y%m%d%H%M%S")
+
+
+def create(path: str) -> int:
+    """Make a file that was not there, of mode 0600, for writing."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def newest(path: str) -> str:
+    """Return the newest file of the ring that a capture's path stands for; the path itself where it is a file."""
+    if os.path.exists(path):
+        return path
+    files = Ring(path).list()
+    if not files:
+        raise PodwireError(f"{path}: there is no such file, and none of a ring")
+    return max(files, key=lambda each: os.stat(each[1]).st_mtime_ns)[1]
