@@ -290,7 +290,7 @@ class Recorder:
         if number not in self._sockets:
             interface = self._describe(path, f"{hop} {path}", Listener(number, file).comment())
             self._sockets[number] = _Socket(interface, hop, file)
-        self._find_server(number)  # again after a takeover: a worker may have died of the very answer
+        self._find_server(number)  # again too: a worker asks once more if that process ended, or if it took over
 
     def _describe(self, name: str, description: str, comment: str) -> Interface:
         return self._writer.state.interfaces[self._writer.interface(name, description, comment)]
@@ -309,8 +309,8 @@ class Recorder:
         at = self._sockets[listener]
         if at.interface.number < 0:
             at.interface = self._describe(*at.interface.described())
-        if not at.server_pid:
-            self._find_server(listener)  # it may not have listened yet when it was taken
+        if not os.path.exists(f"/proc/{at.server_pid}"):
+            self._find_server(listener)  # nobody listened yet when it was taken, or one that has handed it on since
         client, client_address = self._about(processes.describe(pid), pid, f"pid-{pid}")
         server, server_address = self._about(at.server, at.server_pid, f"{at.hop}-server")
         client |= {"uid": uid, "gid": gid}

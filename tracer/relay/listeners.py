@@ -228,8 +228,12 @@ class Listeners:
         self._by_path[exchange.path] = self._by_number[exchange.number] = listener
         self._context.handlers[listening.fileno()] = lambda _events: self._accepted(listener)
         self._context.epoll.register(listening.fileno(), select.EPOLLIN)
-        self._context.record(Kind.LISTENER, 0, 0, 0, self._describe(listener))
+        self._ask_who(listener)
         return listener
+
+    def _ask_who(self, listener: Listener) -> None:
+        """Tell the recorder of a socket; it answers with the process that listens (`server_is`)."""
+        self._context.record(Kind.LISTENER, 0, 0, 0, self._describe(listener))
 
     def _tell_taken(self, listener: Listener) -> None:
         exchange = listener.exchange
@@ -269,7 +273,8 @@ class Listeners:
         server = sockdiag.find_listener(*exchange.twin)
         if server is not None or exchange.server_inode:
             exchange.server_inode = server.inode if server is not None else exchange.server_inode
-            self.check(listener)
+            if self.check(listener) and listener.pidfd < 0:
+                self._ask_who(listener)  # it did not listen yet when it was asked for first
         elif exchange.twin_listens():
             self._ask_who_listens(listener)
         elif exchange.path_is_ours():
@@ -301,7 +306,8 @@ class Listeners:
 
     def _server_ended(self, listener: Listener) -> None:
         self._forget_pidfd(listener)
-        self.check(listener)
+        if self.check(listener):
+            self._ask_who(listener)  # a shim's socket is made by a `start` process that hands it on and ends
 
     def numbered(self, number: int) -> Listener | None:
         """The one with this number, None if its path was given up."""

@@ -506,3 +506,29 @@ def test_a_file_that_is_no_socket_is_refused(folder: Path) -> None:
     with pytest.raises(Refused, match="is no socket"):
         take(1, "cri", str(folder), "s.sock", homes, lambda *_: None, force=False)
     homes.remove()
+
+
+def test_e1_a_listener_that_was_handed_on_is_watched_for_the_end_of_who_has_it_now(folder: Path) -> None:
+    path = folder / "s.sock"
+    with running_relay(folder, [main_target(path)]) as relay:
+        ready, told = os.pipe()
+        first = os.fork()
+        if first == 0:  # as a shim's `start`: makes the socket, hands it to a child, and ends
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind(str(path))
+                server.listen(8)
+                time.sleep(0.3)
+                if os.fork() == 0:
+                    os.write(told, b"%d" % os.getpid())
+                    time.sleep(60)
+            os._exit(0)
+        relay.until("taken")
+        os.waitpid(first, 0)
+        second = int(os.read(ready, 20))
+        os.close(ready)
+        os.close(told)
+        relay.listen(0.3)
+        assert os.lstat(path).st_ino
+        os.kill(second, 9)  # no connection ends with it: only the process itself tells
+        relay.until("retired", reason="its server ended")
+        assert not os.path.exists(path)
