@@ -60,6 +60,8 @@ def seasoned(make_containerd: Callable[..., Containerd], registry: Registry) -> 
     with CriClient(containerd.address, registry) as client:
         pod_life(client, f"first-{containerd.token}", containerd.cgroup_parent)
     assert wait_until(lambda: not containerd.shims(), 5)
+    # The server's ends of the client's connections go a moment after the client's own.
+    assert wait_until(lambda: len(look(containerd).unix) == len(set(look(containerd).unix)), 5)
     return containerd
 
 
