@@ -81,9 +81,10 @@ def running_capture() -> str:
 
 
 def _being_written() -> list[str]:
+    from tracer.capture.growing import newest
     from tracer.sessions import TRACING, read_sessions
 
-    return [session.capture for session in read_sessions() if session.state == TRACING]
+    return [newest(session.capture) for session in read_sessions() if session.state == TRACING]
 
 
 def stuck_text(calls: list[Call], registry: Registry, end_ns: int) -> list[str]:
