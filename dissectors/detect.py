@@ -24,11 +24,21 @@ def open_dissector(expected: str | None) -> Dissector:
     return _Detector(expected)
 
 
+def settled(dissector: Dissector) -> Dissector:
+    """Return what may be fed from now on in place of `dissector`: once the protocol is known and is the one that was
+    expected, its own dissector, since all that the detector still has to do is a word on a mistaken one."""
+    if isinstance(dissector, _Detector) and dissector.inner is not None:
+        expected = dissector.expected
+        if expected not in _NAMES or expected == dissector.protocol:
+            return dissector.inner
+    return dissector
+
+
 class _Detector:
     def __init__(self, expected: str | None) -> None:
         self.protocol = ""
-        self._expected = expected
-        self._inner: Dissector | None = None
+        self.expected = expected
+        self.inner: Dissector | None = None
         self._waiting: list[tuple[Direction, bytes | int]] = []  # what came before the choice; int: a gap
         self._heads = [b"", b""]
         self._silent = [True, True]
@@ -36,9 +46,9 @@ class _Detector:
 
     def feed(self, direction: Direction, data: bytes) -> list[Event]:
         """Take bytes as they came; return what they completed, in order."""
-        if self._inner is not None:
+        if self.inner is not None:
             self._silent[direction] = False
-            return self._inner.feed(direction, data)
+            return self.inner.feed(direction, data)
         if data:
             self._silent[direction] = False
             self._waiting.append((direction, data))
@@ -48,8 +58,8 @@ class _Detector:
 
     def lost(self, direction: Direction, count: int) -> list[Event]:
         """Take note of a gap of `count` bytes; 0 says that this is some place in the middle of the connection."""
-        if self._inner is not None:
-            return self._inner.lost(direction, count)
+        if self.inner is not None:
+            return self.inner.lost(direction, count)
         self._waiting.append((direction, count))
         return []
 
@@ -57,14 +67,14 @@ class _Detector:
         """Take note of this direction's end; return what stayed incomplete."""
         events: list[Event] = []
         head = self._heads[direction]
-        if self._inner is None and head:
+        if self.inner is None and head:
             events = self._choose(_search(direction, head) or "unknown")
-        if self._inner is None:
+        if self.inner is None:
             return events
-        events += self._inner.close(direction)
-        mistaken = self._expected in _NAMES and self.protocol in _NAMES and self.protocol != self._expected
+        events += self.inner.close(direction)
+        mistaken = self.expected in _NAMES and self.protocol in _NAMES and self.protocol != self.expected
         if mistaken and direction == Direction.RESPONSE and self._silent[Direction.RESPONSE]:
-            reason = f"{_NAMES[self.protocol]} where {_NAMES[self._expected or '']} is spoken: never answered"
+            reason = f"{_NAMES[self.protocol]} where {_NAMES[self.expected or '']} is spoken: never answered"
             events.append(Malformed(Direction.REQUEST, 0, reason, self._heads[Direction.REQUEST][:LOOK], None))
         return events
 
@@ -75,16 +85,18 @@ class _Detector:
             return "grpc" if len(head) >= LOOK else ""
         if len(head) < ttrpc_frames.HEADER_SIZE:
             return "grpc" if http2.is_sound(head) else ""
-        # No header of the one can be taken for one of the other: their types stand where the other has an id's bytes.
-        if http2.is_sound(head):
+        # Nearly always no header of the one can be taken for one of the other: their types stand where the other has an
+        # id's bytes. But a ttrpc Request of 257 bytes is HEADERS of one byte too: there, what is expected decides.
+        is_ttrpc = ttrpc_frames.is_sound(direction, head)
+        if http2.is_sound(head) and not (is_ttrpc and self.expected == "ttrpc"):
             return "grpc"
-        if ttrpc_frames.is_sound(direction, head):
+        if is_ttrpc:
             return "ttrpc"
         look = looks_like(head)
         if look in ("HTTP/1", "TLS"):
             return "unknown"
-        if look == "binary data" and self._expected in _NAMES:
-            return self._expected or ""
+        if look == "binary data" and self.expected in _NAMES:
+            return self.expected or ""
         # Looked at again at each doubling, whatever was read at once: how bytes are split must not change the choice.
         while len(head) >= self._next_search[direction]:
             size = self._next_search[direction]
@@ -99,14 +111,14 @@ class _Detector:
         """Replay what has waited to the dissector of `protocol`."""
         self.protocol = protocol
         if protocol == "grpc":
-            self._inner = GrpcConnection()
+            self.inner = GrpcConnection()
         elif protocol == "ttrpc":
-            self._inner = TtrpcConnection()
+            self.inner = TtrpcConnection()
         else:
-            self._inner = _Unknown(self._heads)
+            self.inner = _Unknown(self._heads)
         events: list[Event] = []
         for direction, what in self._waiting:
-            events += self._inner.lost(direction, what) if isinstance(what, int) else self._inner.feed(direction, what)
+            events += self.inner.lost(direction, what) if isinstance(what, int) else self.inner.feed(direction, what)
         self._waiting.clear()
         self._heads = [head[:LOOK] for head in self._heads]
         return events

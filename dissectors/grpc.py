@@ -32,6 +32,7 @@ from dissectors.http2 import (
     GOAWAY_HEAD,
     HEADER_SIZE,
     HEADERS,
+    LARGEST_FRAME_SIZE,
     PADDED,
     PUSH_PROMISE,
     RST_STREAM,
@@ -212,10 +213,13 @@ class GrpcConnection:
 
     def feed(self, direction: Direction, data: bytes) -> list[Event]:
         """Take bytes as they came; return what they completed, in order."""
-        return self._events(direction, self._readers[direction].feed(data))
+        items = self._readers[direction].feed(data)
+        return self._events(direction, items) if items else []  # a window update, half of a frame
 
     def lost(self, direction: Direction, count: int) -> list[Event]:
         """Take note of a gap; a count of 0 says that this is some place in the middle of the connection."""
+        # A SETTINGS that allows the other side larger frames may be among what is missing.
+        self._readers[1 - direction].allow_frame_size(LARGEST_FRAME_SIZE)
         return self._events(direction, self._readers[direction].lost(count))
 
     def close(self, direction: Direction) -> list[Event]:
@@ -318,7 +322,8 @@ class GrpcConnection:
         if stream is None:
             return
         state, complaint = TRANSITIONS[stream.state, _DATA[direction]]
-        if complaint:
+        # An assembler before the answer's first DATA was put there by a gap: its HEADERS may be among what is missing.
+        if complaint and not (complaint is _NO_HEADERS and stream.assemblers[direction] is not None):
             events.append(Malformed(direction, frame_offset, complaint, payload[:32], stream_id))
             if state is stream.state:
                 return

@@ -153,8 +153,8 @@ class FrameReader:
         self._skip = 0  # bytes of a passed over payload that are still to come; the buffer is empty then
         self._started = False
         self._unsound_since: int | None = None  # the offset at which sync was lost; None: in sync
-        self._announced = DEFAULT_MAX_FRAME_SIZE  # the other side may do so before this one has begun
         self._max_frame = LARGEST_FRAME_SIZE  # what a capture that begins in the middle has to take
+        self._allowed = DEFAULT_MAX_FRAME_SIZE  # by the other side, which may have spoken first
         self._block: _Block | None = None
         self._block_size = 0
         self._block_lost = False
@@ -164,8 +164,8 @@ class FrameReader:
 
         A lower one does not count, as larger may be under way.
         """
-        self._announced = max(self._announced, min(size, LARGEST_FRAME_SIZE))
-        self._max_frame = max(self._max_frame, self._announced)
+        self._allowed = max(self._allowed, min(size, LARGEST_FRAME_SIZE))
+        self._max_frame = max(self._max_frame, self._allowed)
 
     def feed(self, data: bytes) -> list[Item]:
         """Take bytes as they came; return what they completed, in order."""
@@ -306,7 +306,7 @@ class FrameReader:
         self._started = True
         # A server's first frame is SETTINGS (§3.4), and not the acknowledgement of one.
         if data.startswith(preface) if preface else data[3:5] == b"\x04\x00" and is_sound(data):
-            self._max_frame = self._announced
+            self._max_frame = self._allowed
             return len(preface)
         items.append(SyncLost(self._offset))
         if not is_sound(data):

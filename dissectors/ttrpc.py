@@ -182,6 +182,14 @@ class TtrpcConnection:
     def _events(self, direction: Direction, items: list[Item]) -> list[Event]:
         events: list[Event] = []
         for item in items:
+            if type(item) is Frame:  # most are these; else see below
+                kind = item.type
+                if kind == TYPE_RESPONSE and direction:
+                    self._response(item, events)
+                    continue
+                if kind == TYPE_REQUEST and not direction:
+                    self._request(item, events)
+                    continue
             if not isinstance(item, Frame) and not isinstance(item, PartialFrame):
                 if direction == _REQUEST:
                     self._seen_from = None  # a request may have been among those bytes
@@ -199,7 +207,7 @@ class TtrpcConnection:
         return events
 
     def _request(self, frame: Frame | PartialFrame, events: list[Event]) -> None:
-        stream_id = frame.stream_id
+        stream_id, offset = frame.stream_id, frame.offset
         input_ = _REQUEST_OPEN if frame.flags & FLAG_REMOTE_OPEN else _REQUEST_WHOLE
         state, complaint = TRANSITIONS[self._state(stream_id), input_]
         if complaint:
@@ -210,7 +218,6 @@ class TtrpcConnection:
             self._seen_from = stream_id
         if stream_id > self._highest_id:
             self._highest_id = stream_id
-        offset = frame.offset
         if isinstance(frame, Frame):
             try:
                 service, method, payload, timeout, metadata = parse_request(frame.payload)
@@ -230,10 +237,10 @@ class TtrpcConnection:
             events.append(_new(CallHalfClosed, (stream_id, _REQUEST)))
 
     def _response(self, frame: Frame | PartialFrame, events: list[Event]) -> None:
-        stream_id = frame.stream_id
-        if not self._move(_RESPONSE, frame, _RESPONSE_WHOLE, events):
+        stream_id, offset = frame.stream_id, frame.offset
+        # An answer ends any open call, whatever its state; `_move` says the same, at a cost.
+        if self._states.pop(stream_id, None) is None and not self._move(_RESPONSE, frame, _RESPONSE_WHOLE, events):
             return
-        offset = frame.offset
         status: Status | None = None
         if isinstance(frame, Frame):
             try:

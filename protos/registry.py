@@ -9,6 +9,7 @@ on top. A name is taken from the uppermost layer that has it: a user's schema wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +44,7 @@ class Registry:
         self._bundled = bundled
         self._layers = [bundled]
         self._methods: dict[str, dict[str, Method]] = {}
+        self._parsers: dict[str, Callable[[bytes], Message]] = {}
 
     @classmethod
     def bundled(cls) -> Registry:
@@ -73,6 +75,7 @@ class Registry:
             raise PodwireError(f"{path}: {error}") from error
         self._layers.insert(0, layer)
         self._methods.clear()
+        self._parsers.clear()
 
     def _imported(self, name: str) -> FileDescriptorProto | None:
         """A file that a user's set imports without bringing it."""
@@ -126,15 +129,17 @@ class Registry:
 
     def parse(self, full_name: str, data: bytes) -> Parsed:
         """Parse a payload. Never raises on content, nor for an unknown name: `error` says it."""
-        layer = self._layer(full_name)
-        if layer is None:
+        parser = self._parsers.get(full_name)
+        try:
+            if parser is None:
+                parser = self._parsers[full_name] = self.message_class(full_name).FromString
+            parsed: Parsed = tuple.__new__(Parsed, (parser(data), False, ""))  # half the time that `Parsed()` takes
+            return parsed
+        except KeyError:
             return Parsed(None, False, f"no schema has {full_name}")
-        for schemas, lenient in ((layer, False), (layer.lenient, True)):
-            message_class = schemas.message_class(full_name)
-            assert message_class is not None  # both sets have the same names
-            try:
-                return Parsed(message_class.FromString(data), lenient, "")
-            except DecodeError:
-                # The first time this may be no more than one string that is not UTF-8: it fails the whole message.
-                continue
-        return Parsed(None, False, f"does not parse as {full_name}")
+        except DecodeError:
+            pass  # it may be no more than one string that is not UTF-8: it fails the whole message
+        try:
+            return Parsed(self.message_class(full_name, lenient=True).FromString(data), True, "")
+        except DecodeError:
+            return Parsed(None, False, f"does not parse as {full_name}")

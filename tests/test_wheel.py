@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.e2e.killing import HOLDER, WORKER, RelayProcesses
+from tests.e2e.traffic import Traffic
+from tests.tracer.relay.harness import eventually
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,13 +25,13 @@ pytest.importorskip("build", reason="needs build")
 pytest.importorskip("hatchling", reason="needs hatchling")
 pytest.importorskip("grpc_tools", reason="needs grpcio-tools")
 
+VARIABLES = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 DEPENDENCIES = ("google", "construct", "h2", "hpack", "hyperframe")
 """The import names of what the wheel depends on."""
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=cwd, env=VARIABLES, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -46,8 +52,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment that holds the wheel, and of this one the wheel's dependencies alone."""
-    home = tmp_path_factory.mktemp("venv")
+    """The interpreter of an environment that holds the wheel."""
+    return environment(wheel, tmp_path_factory.mktemp("venv"))
+
+
+def environment(wheel: Path, home: Path) -> Path:
+    """Make one there that holds the wheel, and of this one the wheel's dependencies alone; return its interpreter."""
     venv.create(home, with_pip=False, symlinks=True)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)}))
     run(sys.executable, "-m", "pip", "--quiet", "--python", home, "install", "--no-deps", "--no-index", wheel, cwd=home)
@@ -87,3 +97,41 @@ def test_payloads_are_rendered_from_another_folder(python: Path, tmp_path: Path)
 def test_the_command_tells_its_version(python: Path, wheel: Path, tmp_path: Path) -> None:
     version = wheel.name.split("-")[1]
     assert run(python.parent / "podwire", "--version", cwd=tmp_path).split()[-1] == version
+
+
+def test_r3_a_draining_relay_needs_nothing_of_an_environment_that_was_removed(wheel: Path, tmp_path: Path) -> None:
+    home, errors = tmp_path / "venv", tmp_path / "errors"
+    podwire = environment(wheel, home).parent / "podwire"
+    folder = Path(tempfile.mkdtemp(prefix="pw-"))  # a socket's path is short
+    try:
+        (folder / "s").mkdir()
+        with Traffic(folder) as traffic, errors.open("wb") as stderr:
+            command = [podwire, "trace", "-w", tmp_path / "x.pcapng", f"--socket=cri={traffic.grpc}"]
+            command += [f"--socket=events={traffic.ttrpc}", f"--socket=task={folder}/s"]
+            trace = subprocess.Popen(command, cwd="/", env=VARIABLES, stdout=subprocess.DEVNULL, stderr=stderr)
+            try:
+                sockets = (traffic.grpc, traffic.ttrpc)
+                assert eventually(lambda: all(f"{path}: tracing" in errors.read_text() for path in sockets), 10)
+                with RelayProcesses.of(trace.pid) as relay:
+                    try:
+                        removed_while_draining(trace, traffic, relay, home)
+                    finally:
+                        relay.kill_all()
+                assert "draining" in errors.read_text()
+            finally:
+                trace.kill()
+                trace.wait()
+    finally:
+        shutil.rmtree(folder)
+
+
+def removed_while_draining(trace: subprocess.Popen[bytes], traffic: Traffic, relay: RelayProcesses, home: Path) -> None:
+    traffic.start()
+    trace.send_signal(signal.SIGINT)
+    assert trace.wait(10) == 0
+    shutil.rmtree(home)
+    relay.kill(WORKER, lambda kills: kills >= 20, most=20)
+    relay.kill(HOLDER, lambda kills: kills >= 5, most=5)
+    assert relay.all()
+    traffic.stop().check()
+    assert eventually(lambda: not relay.all(), 10)

@@ -7,7 +7,6 @@ A call without an end is not a special case: it stays open, and whoever shows ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
@@ -68,9 +67,11 @@ class Message(NamedTuple):
     note: str
 
 
-@dataclass(slots=True, eq=False)
 class Call:
-    """One RPC. It changes until its end; whoever keeps one keeps its messages with it."""
+    """One RPC. It changes until its end; whoever keeps one keeps its messages with it.
+
+    No dataclass: what most calls never set stays an attribute of the class, which makes one in half the time.
+    """
 
     number: int
     """From 1, in the order of first frames."""
@@ -92,7 +93,7 @@ class Call:
     ended_by: Direction | None = None
     response_metadata: Metadata = ()
     trailers: Metadata = ()
-    messages: list[Message] = field(default_factory=list)
+    messages: list[Message]
     message_count: int = 0
     response_count: int = 0
     """Of those, how many the server sent."""
@@ -104,6 +105,23 @@ class Call:
     note: str = ""
     """What its state does not say: how it ended, or that its client is gone."""
     kept_bytes: int = 0
+
+    def __init__(self, number: int, flow: Flow, protocol: str, start_ns: int, opened: CallOpened) -> None:
+        self.number = number
+        self.flow = flow
+        self.hop = flow.hop
+        self.protocol = protocol
+        self.start_ns = start_ns
+        (
+            self.stream_id,
+            self.offset,
+            self.service,
+            self.method,
+            self.metadata,
+            self.timeout_ns,
+            self.seen_start,
+        ) = opened
+        self.messages = []
 
     @property
     def deadline_ns(self) -> int | None:
@@ -134,6 +152,9 @@ class Call:
             if message.direction == direction:
                 return message
         return None
+
+
+_ENDED = State.ENDED  # an enumeration's member costs 0.1 µs to look up
 
 
 class CallUpdate(NamedTuple):
@@ -195,10 +216,24 @@ class CallTracker:
             # Exact types, the frequent ones first: isinstance costs three times as much, and this is the hot path.
             kind = type(event)
             if kind is CallMessage:
-                call = calls.get(event.stream_id)  # type: ignore[union-attr, arg-type] # told by `kind`, here and below
-                if call is not None:  # None is legal: a client still sends, the server has ended the call already
-                    message = _add(call, time_ns, event)  # type: ignore[arg-type]
-                    updates.append(_new(CallUpdate, ("message", time_ns, call, message)))
+                told: CallMessage = event  # type: ignore[assignment] # `kind` says so, here and below
+                stream_id, direction, offset, length, payload, note = told
+                call = calls.get(stream_id)
+                if call is None:
+                    continue  # legal: a client still sends, the server has ended the call already
+                call.message_count = number = call.message_count + 1
+                if direction:
+                    call.response_bytes += length
+                    call.response_count += 1
+                else:
+                    call.request_bytes += length
+                message: Message = _new(Message, (number, time_ns, direction, offset, length, payload, note))
+                call.messages.append(message)
+                if payload is not None:
+                    call.kept_bytes += len(payload)
+                if number > KEPT_MESSAGES or call.kept_bytes > KEPT_BYTES:
+                    _drop(call)
+                updates.append(_new(CallUpdate, ("message", time_ns, call, message)))
             elif kind is CallOpened:
                 self._opened(calls, flow, protocol, time_ns, event, updates)  # type: ignore[arg-type]
             elif kind is CallEnded:
@@ -262,39 +297,8 @@ class CallTracker:
             before.note = "its stream id came again"
             updates.append(_finish(before, time_ns, State.CUT))
         self._calls += 1
-        stream_id, offset, service, method, metadata, timeout_ns, seen = event
-        call = calls[stream_id] = Call(
-            self._calls,
-            flow,
-            flow.hop,
-            protocol,
-            stream_id,
-            service,
-            method,
-            time_ns,
-            offset,
-            timeout_ns,
-            metadata,
-            seen,
-        )
+        call = calls[event.stream_id] = Call(self._calls, flow, protocol, time_ns, event)
         updates.append(_new(CallUpdate, ("opened", time_ns, call, None)))
-
-
-def _add(call: Call, time_ns: int, event: CallMessage) -> Message:
-    _, direction, offset, length, payload, note = event
-    call.message_count = number = call.message_count + 1
-    if direction:
-        call.response_bytes += length
-        call.response_count += 1
-    else:
-        call.request_bytes += length
-    message: Message = _new(Message, (number, time_ns, direction, offset, length, payload, note))
-    call.messages.append(message)
-    if payload is not None:
-        call.kept_bytes += len(payload)
-    if len(call.messages) > KEPT_MESSAGES or call.kept_bytes > KEPT_BYTES:
-        _drop(call)
-    return message
 
 
 def _drop(call: Call) -> None:
@@ -307,19 +311,17 @@ def _drop(call: Call) -> None:
 
 
 def _end(call: Call, time_ns: int, event: CallEnded, how_closed: str) -> CallUpdate:
-    call.ended_by = event.direction
-    call.status = event.status
-    call.reset = event.reset
-    call.trailers = event.metadata
-    state = State.ENDED
-    if event.status is not None:
+    _, call.ended_by, _, status, reset, call.trailers = event
+    call.status, call.reset = status, reset
+    state = _ENDED
+    if status is not None:
         if how_closed:
             call.note = f"answered after {how_closed}"
-        if event.status.code == DEADLINE_EXCEEDED:
+        if status.code == DEADLINE_EXCEEDED:
             state = State.DEADLINE_EXCEEDED
-    elif event.reset is not None:
-        by_client = event.direction == Direction.REQUEST
-        state = State.CANCELLED if by_client and event.reset == RST_CANCEL else State.RESET
+    elif reset is not None:
+        by_client = call.ended_by == Direction.REQUEST
+        state = State.CANCELLED if by_client and reset == RST_CANCEL else State.RESET
     else:
         call.note = "ended without a status"
     return _finish(call, time_ns, state)
@@ -328,7 +330,8 @@ def _end(call: Call, time_ns: int, event: CallEnded, how_closed: str) -> CallUpd
 def _finish(call: Call, time_ns: int, state: State) -> CallUpdate:
     call.state = state
     call.end_ns = time_ns
-    return CallUpdate("ended", time_ns, call, None)
+    update: CallUpdate = _new(CallUpdate, ("ended", time_ns, call, None))
+    return update
 
 
 def _finding(flow: Flow, time_ns: int, event: Event, calls: dict[int, Call]) -> Finding:

@@ -5,7 +5,7 @@ It joins the stages (flows, dissectors, calls) and knows nothing of files, proto
 
 from __future__ import annotations
 
-from dissectors.detect import open_dissector
+from dissectors.detect import open_dissector, settled
 from dissectors.events import CallOpened, Dissector, Event, Malformed, Skipped
 from protos.hops import hop_of_service
 from tracer.calls import Call, CallTracker, Finding, Update
@@ -21,11 +21,12 @@ NOT_DECODED = frozenset({"nri"})
 class _Stream:
     """One flow's way through the stages. `sent` counts the bytes of one that is not decoded."""
 
-    __slots__ = ("closed", "dissector", "flow", "sent")
+    __slots__ = ("closed", "dissector", "flow", "protocol", "sent")
 
     def __init__(self, flow: Flow, dissector: Dissector | None) -> None:
         self.flow = flow
         self.dissector = dissector
+        self.protocol = ""
         self.sent = [0, 0]
         self.closed = [False, False]
 
@@ -45,9 +46,24 @@ class Decoder:
         if isinstance(item, Notice):
             return [Finding("notice", self.now_ns, item.text, offset=item.offset, fatal=item.fatal)]
         self.packets += 1
-        if item.time_ns > self.now_ns:
-            self.now_ns = item.time_ns
-        return self._take(self._flows.feed(item))
+        data = self._flows.steady(item)
+        if data is None:
+            if item.time_ns > self.now_ns:
+                self.now_ns = item.time_ns
+            return self._take(self._flows.feed_other(item))
+        # As `_take` does it, without the detours: nearly all packets are these.
+        flow, direction, time_ns, content = data
+        if time_ns > self.now_ns:
+            self.now_ns = time_ns
+        if not content:
+            return []
+        stream = self._streams[flow.id]
+        dissector = stream.dissector
+        if dissector is None:
+            stream.sent[direction] += len(content)
+            return []
+        told = dissector.feed(direction, content)
+        return self._tell(stream, time_ns, told) if told else []
 
     def finish(self) -> list[Update]:
         """Tell that there are no more packets. What is open stays open: see `open_calls`."""
@@ -92,14 +108,16 @@ class Decoder:
         return stream
 
     def _tell(self, stream: _Stream, time_ns: int, told: list[Event]) -> list[Update]:
-        flow = stream.flow
+        flow, dissector = stream.flow, stream.dissector
+        if not stream.protocol and dissector is not None:
+            stream.protocol = dissector.protocol
+            stream.dissector = settled(dissector)
         if not flow.hop:
             for event in told:
                 if isinstance(event, CallOpened) and event.service:
                     flow.hop = hop_of_service(event.service) or ""
                     break
-        protocol = stream.dissector.protocol if stream.dissector is not None else ""
-        return self._tracker.feed(flow, protocol, time_ns, told)
+        return self._tracker.feed(flow, stream.protocol, time_ns, told)
 
     def _carried(self, stream: _Stream, event: FlowCarried) -> list[Update]:
         """Take what was before the capture: it makes no calls but those that are open, and no findings."""

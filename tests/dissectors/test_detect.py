@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dissectors.detect import open_dissector
+from dissectors.detect import open_dissector, settled
 from dissectors.events import CallMessage, CallOpened, Direction, Malformed, Skipped
 from dissectors.ttrpc import build_frame, build_request, build_response
 from tests.dissectors.http2_writer import Writer
@@ -49,6 +49,16 @@ def test_a_few_bytes_of_either_side_tell(
         assert dissector.protocol == ""
         dissector.feed(direction, data[index : index + 1])
     assert dissector.protocol == protocol
+
+
+@pytest.mark.parametrize("length", [0x101, 0x200, 0x408])
+def test_a_ttrpc_request_whose_length_makes_it_look_like_http2_is_ttrpc_where_that_is_expected(length: int) -> None:
+    payload = build_request("a.B", "C", b"x" * (length - 11))
+    assert len(payload) == length
+    script = [(REQUEST, build_frame(1, 1, 0, payload)), TTRPC[1]]
+    dissector = open_dissector("ttrpc")
+    assert faults(run(dissector, script)) == []
+    assert dissector.protocol == "ttrpc"
 
 
 @pytest.mark.parametrize("expected", EXPECTED)
@@ -118,6 +128,14 @@ def test_a_server_that_speaks_grpc_where_ttrpc_is_expected_is_read() -> None:
     dissector = open_dissector("ttrpc")
     assert faults(run(dissector, sample.script)) == []
     assert dissector.protocol == "grpc"
+
+
+@pytest.mark.parametrize("expected", EXPECTED)
+def test_the_dissector_is_fed_directly_once_it_is_the_expected_one(expected: str | None) -> None:
+    detector = open_dissector(expected)
+    assert settled(detector) is detector
+    detector.feed(REQUEST, Writer(REQUEST).start()[1])
+    assert (settled(detector) is detector) is (expected == "ttrpc")  # it still has to say that it is never answered
 
 
 def test_a_gap_before_the_choice_is_kept_in_its_place() -> None:

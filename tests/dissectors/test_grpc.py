@@ -370,6 +370,40 @@ def test_a_gap_inside_data_costs_its_message_alone(pair: Pair) -> None:
     assert calls(events) == [("a.B", "C", 0), ("a.B", "C", 0)]
 
 
+def test_a_client_that_allows_large_frames_before_the_server_has_spoken_gets_them(pair: Pair) -> None:
+    answer = pair.server.data(1, PREFIX.pack(0, 99_995) + bytes(99_995))
+    script = [
+        pair.client.start(max_frame_size=1 << 20),
+        pair.server.start(max_frame_size=16384),
+        pair.client.headers(1, CALL, end=True),
+        pair.server.headers(1, ANSWER),
+        answer,
+    ]
+    events = run(GrpcConnection(), script, close=False)
+    assert [len(event.payload or b"") for event in events if isinstance(event, CallMessage)] == [99_995]
+    assert [event for event in events if isinstance(event, Malformed)] == []
+
+
+def test_a_gap_over_the_settings_that_allow_large_frames_leaves_those_sound(pair: Pair) -> None:
+    connection = GrpcConnection()
+    events = run(connection, pair.start(), close=False)
+    settings = pair.server.start(max_frame_size=1 << 20)
+    events += connection.lost(RESPONSE, len(settings[1]))
+    events += run(
+        connection, [pair.client.headers(1, CALL), pair.client.data(1, PREFIX.pack(0, 99_995) + bytes(99_995))]
+    )
+    assert [len(event.payload or b"") for event in events if isinstance(event, CallMessage)] == [99_995]
+    assert [event for event in events if isinstance(event, Malformed)] == []
+
+
+def test_a_gap_over_an_answers_headers_is_no_fault_of_its_data(pair: Pair) -> None:
+    connection = GrpcConnection()
+    events = run(connection, [*pair.start(), pair.client.headers(1, CALL, end=True)], close=False)
+    events += connection.lost(RESPONSE, len(pair.server.headers(1, ANSWER)[1]))
+    events += run(connection, [pair.server.data(1, PREFIX.pack(0, 5) + b"hello"), pair.server.reset(1, 0)], close=False)
+    assert [event for event in events if isinstance(event, Malformed)] == []
+
+
 def test_a_gap_over_headers_leaves_calls_that_were_not_seen(pair: Pair) -> None:
     one, three, five = pair.unary(1), pair.unary(3), pair.unary(5)
     connection = GrpcConnection()

@@ -57,6 +57,27 @@ def test_a_request_is_parsed_and_built_as_protobuf_does(
     assert REQUEST.FromString(build_request(service, method, payload, timeout, metadata)) == message
 
 
+@given(
+    st.lists(
+        st.sampled_from((b"\x0a\x01s", b"\x0a\x02xy", b"\x12\x01m", b"\x12\x00", b"\x1a\x01p", b"\x20\x07")), max_size=5
+    )
+)
+@example([b"\x0a\x01s", b"\x12\x01m", b"\x12\x01n", b"\x0a\x01t"])
+@example([b"\x0a\x80\x01" + b"x" * 127 + b"\x12", b"\x12\x11" + b"m" * 17])
+@example([b"\x0a\x01s", b"\x12\x80\x01" + b"m" * 128])
+@example([b"\x0a\x01s", b"\x12\x81\x00m", b"\x1a\x01p"])
+@example([b"\x0a\x01s", b"\x12\x05m"])
+def test_fields_in_any_order_and_number_are_parsed_as_protobuf_does(fields: list[bytes]) -> None:
+    wire = b"".join(fields)
+    theirs = theirs_request(wire)
+    if theirs is None:
+        with pytest.raises(BadMessage):
+            parse_request(wire)
+    else:
+        assert parse_request(wire) == theirs
+        assert parse_request(wire) == theirs  # the names are known by now
+
+
 @given(st.integers(-(1 << 31), (1 << 31) - 1), TEXT, st.binary(max_size=300), st.lists(st.binary(max_size=9)))
 def test_a_response_is_parsed_as_protobuf_does(code: int, text: str, payload: bytes, details: list[bytes]) -> None:
     message = RESPONSE(payload=payload)

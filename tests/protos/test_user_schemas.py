@@ -98,6 +98,14 @@ def test_of_two_descriptor_sets_the_last_added_wins(registry: Registry, tmp_path
     assert [field.name for field in registry.message_class("mine.Thing").DESCRIPTOR.fields] == ["new"]
 
 
+def test_a_schema_that_is_added_counts_for_types_parsed_before(registry: Registry, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        registry.add_descriptor_set(save(tmp_path / name, descriptor_file(f"{name}.proto", "mine", name)))
+        message = registry.parse("mine.Thing", b"\x0a\x01x").message
+        assert message is not None
+        assert [field.name for field, _ in message.ListFields()] == [name]
+
+
 def test_a_descriptor_set_without_its_imports_takes_ours(registry: Registry, tmp_path: Path) -> None:
     file = descriptor_file("a.proto", "mine", "id", imports=("google/protobuf/timestamp.proto",))
     file.message_type[0].field.add(

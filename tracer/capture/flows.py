@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from dissectors.events import Direction
-from tracer.capture.link import ACK, ETHERNET, FAST, FAST_SIZE, FIN, RST, SYN, Segment, segment
+from tracer.capture.link import ACK, ETHERNET, FAST, FAST_HEAD, FAST_SIZE, FIN, RST, SYN, Segment, segment
 from tracer.capture.packets import CARRIED_OVER, HOP_PORTS, Packet
 from tracer.capture.peers import Endpoint, client_of, read_comment, server_of, text_of
 from tracer.capture.streams import Piece, Stream
@@ -27,22 +26,27 @@ CLOSED_FLOWS: Final = 4_096
 
 _HOP_OF_PORT = {port: hop for hop, port in HOP_PORTS.items()}
 _new = tuple.__new__  # see `pcapng`
+_unpack = FAST.unpack_from
 
 
-@dataclass(slots=True, eq=False)
 class Flow:
-    """One connection."""
+    """One connection. No dataclass, whose import a short command would notice."""
 
-    id: int
-    """Counted from 1 in the order of first packets."""
-    hop: str
-    """Empty if the capture does not say."""
-    socket: str
-    """Path of the socket; empty if the capture does not say."""
-    client: Endpoint
-    server: Endpoint
-    comment: dict[str, object]
-    """The JSON object of the first packet's comment; empty if it has none."""
+    __slots__ = ("client", "comment", "hop", "id", "server", "socket")
+
+    def __init__(
+        self, id: int, hop: str, socket: str, client: Endpoint, server: Endpoint, comment: dict[str, object]
+    ) -> None:
+        self.id = id
+        """Counted from 1 in the order of first packets."""
+        self.hop = hop
+        """Empty if the capture does not say."""
+        self.socket = socket
+        """Path of the socket; empty if the capture does not say."""
+        self.client = client
+        self.server = server
+        self.comment = comment
+        """The JSON object of the first packet's comment; empty if it has none."""
 
 
 class FlowOpened(NamedTuple):
@@ -125,24 +129,35 @@ class FlowTable:
 
     def feed(self, packet: Packet) -> list[FlowEvent]:
         """Take the next packet; return what it tells, in order. Never raises on content."""
-        data = packet.data
-        if packet.link_type == ETHERNET and len(data) >= FAST_SIZE:
-            # The next segment of a known flow over plain Ethernet, IPv4 and TCP: nearly all there is.
-            ethertype, version, total, fragment, protocol, key, sequence, _, words, flags = FAST.unpack_from(data)
-            if ethertype == 0x0800 and version == 0x45 and protocol == 6 and not fragment & 0x3FFF and not flags & 7:
-                side = self._sides.get(key)
-                if side is not None:
-                    stream = side.stream
-                    expected = stream.base + stream.position & 0xFFFFFFFF
-                    start = 34 + (words >> 4) * 4
-                    end = 14 + total
-                    sound = FAST_SIZE <= start <= end <= len(data)
-                    if expected == sequence and sound and stream.steady and not packet.comment:
-                        if start == end:
-                            return []
-                        stream.position += end - start
-                        return [_new(FlowData, (side.flow, side.direction, packet.time_ns, data[start:end]))]
-        found = segment(packet.link_type, data)
+        next_one = self.steady(packet)
+        if next_one is not None:
+            return [next_one] if next_one.data else []
+        return self.feed_other(packet)
+
+    def steady(self, packet: Packet) -> FlowData | None:
+        """Take the packet if it is the next segment of a known flow over plain Ethernet, IPv4 and TCP, as nearly all
+        are; return its bytes, which may be none. None: it is not taken, `feed_other` is for it."""
+        _, time_ns, _, link_type, data, comment, _, _ = packet
+        size = len(data)
+        if link_type != ETHERNET or size < FAST_SIZE or comment:
+            return None
+        head, total, fragment, protocol, key, sequence, words = _unpack(data)
+        side = self._sides.get(key)
+        if side is None or head != FAST_HEAD or protocol != 6 or fragment & 0x3FFF or words & 7:
+            return None
+        stream = side.stream
+        position = stream.position
+        start = 34 + (words >> 12) * 4
+        end = 14 + total
+        if stream.steady and stream.base + position & 0xFFFFFFFF == sequence and FAST_SIZE <= start <= end <= size:
+            stream.position = position + end - start
+            taken: FlowData = _new(FlowData, (side.flow, side.direction, time_ns, data[start:end]))
+            return taken
+        return None
+
+    def feed_other(self, packet: Packet) -> list[FlowEvent]:
+        """Take a packet that `steady` did not."""
+        found = segment(packet.link_type, packet.data)
         if isinstance(found, str):
             self.passed_over[found] = self.passed_over.get(found, 0) + 1
             return []

@@ -94,7 +94,7 @@ class PcapngReader:
             self._rest.clear()
         size, position, base = len(data), 0, self._offset
         enhanced, u32 = self._layouts.enhanced.unpack_from, self._layouts.u32.unpack_from
-        append, number = found.append, self._packets
+        append, number, sources = found.append, self._packets, self._sources
         while size - position >= 12:
             # The packets of a capture, but for the few with a comment or with a time that is not in nanoseconds.
             if size - position >= 32:
@@ -105,22 +105,24 @@ class PcapngReader:
                     and length == 32 + (captured + 3 & ~3)
                     and end <= size
                     and length <= MAX_RECORD
-                    and which < len(self._sources)
+                    and which < len(sources)
                     and u32(data, end - 4)[0] == length
                 ):
-                    source = self._sources[which]
-                    if source.nanoseconds:
+                    interface, _, _, _, _, nanoseconds = sources[which]
+                    if nanoseconds:
                         number += 1
                         start = position + 28
-                        interface = source.interface
-                        payload = data[start : start + captured]
-                        time_ns = high << 32 | low
-                        append(
-                            _new(
-                                Packet,
-                                (number, time_ns, interface, interface.link_type, payload, "", 0, base + position),
-                            )
+                        packet = (
+                            number,
+                            high << 32 | low,
+                            interface,
+                            interface.link_type,
+                            data[start : start + captured],
+                            "",
+                            0,
+                            base + position,
                         )
+                        append(_new(Packet, packet))
                         position = end
                         continue
             self._packets = number
@@ -130,6 +132,7 @@ class PcapngReader:
                 break
             position += taken
             enhanced, u32 = self._layouts.enhanced.unpack_from, self._layouts.u32.unpack_from
+            sources = self._sources
         else:
             self._wanted = 12
         self._packets = number

@@ -287,11 +287,10 @@ class Recorder:
 
     def _listener(self, about: dict[str, Any]) -> None:
         number, hop, path, file = about["listener"], about["hop"], about["path"], tuple(about["file"])
-        if number in self._sockets:
-            return
-        interface = self._describe(path, f"{hop} {path}", Listener(number, file).comment())
-        self._sockets[number] = _Socket(interface, hop, file)
-        self._find_server(number)
+        if number not in self._sockets:
+            interface = self._describe(path, f"{hop} {path}", Listener(number, file).comment())
+            self._sockets[number] = _Socket(interface, hop, file)
+        self._find_server(number)  # again after a takeover: a worker may have died of the very answer
 
     def _describe(self, name: str, description: str, comment: str) -> Interface:
         return self._writer.state.interfaces[self._writer.interface(name, description, comment)]

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dissectors.events import Metadata, Status
+from dissectors.events import Direction, Metadata, Status
 from dissectors.render import Renderer
 from protos.registry import Registry
 from tracer.calls import Call, CallUpdate, Finding, Message, Update
@@ -24,6 +24,10 @@ VERSION = 1
 STATUS_TYPE = "google.rpc.Status"
 KEPT_CONNECTIONS = 4096
 """Connections whose rendered ends are kept; a trace of weeks sees more."""
+KEPT_BODIES = 256
+"""What was rendered of so many messages of a method's side is kept: half of all are the very bytes of one before."""
+KEPT_LENGTH = 512
+"""Bytes of a message so kept, at most."""
 SIDES = ("request", "response")
 ENDS = ("client", "server")
 
@@ -48,14 +52,15 @@ class JsonPrinter:
 
     def update(self, update: Update) -> None:
         """Take what changed."""
-        if isinstance(update, CallUpdate):
-            if update.kind == "opened":
-                self._open[update.call.number] = update.call
-            elif update.kind == "ended":
-                self._open.pop(update.call.number, None)
-                self._write(self.call(update.call) + "\n")
-        else:
-            self._write(self.finding(update) + "\n")
+        if type(update) is not CallUpdate:
+            self._write(self.finding(update) + "\n")  # type: ignore[arg-type] # told by its type
+            return
+        kind, _, call, _ = update
+        if kind == "ended":
+            self._open.pop(call.number, None)
+            self._write(self.call(call) + "\n")
+        elif kind == "opened":
+            self._open[call.number] = call
 
     def tick(self, now_ns: int) -> None:
         """Nothing here depends on time."""
@@ -72,15 +77,15 @@ class JsonPrinter:
         It is put together from encoded pieces: a dict of dicts for the encoder costs three times as much.
         """
         method = self._methods.get((call.service, call.method)) or self._method(call.service, call.method)
-        bodies: list[JSONObject | None] = [None, None]  # of the first message of each side
-        messages = ",".join([self._message(call, message, method, bodies) for message in call.messages])
-        end_ns = call.end_ns
+        ids: list[str | None] = [None, None]  # in the first message of each side
+        messages = ",".join([self._message(call, message, method, ids) for message in call.messages])
+        identity = ids[0] or (ids[1] if method.id_sides > 1 else "") or ""
+        start_ns, end_ns = call.start_ns, call.end_ns
         pieces = [
             f'{{"v":{VERSION},"kind":"call","call":{call.number},"state":"{call.state.value}",'
-            f'"time":"{self._stamps.text(call.start_ns)}",'
-            f'"duration_ns":{"null" if end_ns is None else end_ns - call.start_ns},'
-            f'"hop":{_quote(call.hop)},"protocol":{_quote(call.protocol)},{method.names},'
-            f'"id":{_quote(_identity(method, bodies))},'
+            f'"time":"{self._stamps.text(start_ns)}",'
+            f'"duration_ns":{"null" if end_ns is None else end_ns - start_ns},'
+            f'"hop":{_quote(call.hop)},"protocol":{_quote(call.protocol)},{method.names},"id":{_quote(identity)},'
             f'"status":{"null" if call.status is None else self._status(call.status)},{self._connection(call.flow)},'
             f'"stream":{call.stream_id},"seen_start":{"true" if call.seen_start else "false"},'
             f'"request_bytes":{call.request_bytes},"response_bytes":{call.response_bytes},'
@@ -141,31 +146,42 @@ class JsonPrinter:
             paths = tuple(tuple(path.split(".")) for path in ID_PATHS.get(service, ()))
         found = self._registry.method(service, method)
         if found is None:
-            made = _Method(names, ("", ""), ("", ""), paths, 2)
+            made = _Method(names, ("", ""), ("", ""), paths, 2, ({}, {}))
         else:
             types = found.input_type, found.output_type
             labels = f'"type":{_quote(types[0])},"body":', f'"type":{_quote(types[1])},"body":'
-            made = _Method(names, types, labels, paths, 1 if found.server_streaming else 2)
+            made = _Method(names, types, labels, paths, 1 if found.server_streaming else 2, ({}, {}))
         self._methods[service, method] = made
         return made
 
-    def _message(self, call: Call, message: Message, method: _Method, bodies: list[JSONObject | None]) -> str:
+    def _message(self, call: Call, message: Message, method: _Method, ids: list[str | None]) -> str:
         number, time_ns, direction, offset, length, payload, note = message
-        text = (
+        noted = f',"note":{_quote(note)}' if note else ""
+        body = ""
+        if payload is not None:
+            shown = method.shown[direction].get(payload) or self._body(method, direction, payload)
+            body = shown[0]
+            if ids[direction] is None:
+                ids[direction] = shown[1]
+        return (
             f'{{"number":{number},"direction":"{SIDES[direction]}","after_ns":{time_ns - call.start_ns},'
-            f'"offset":{offset},"length":{length}'
+            f'"offset":{offset},"length":{length}{noted}{body}}}'
         )
-        if note:
-            text = f'{text},"note":{_quote(note)}'
-        if payload is None:
-            return text + "}"
+
+    def _body(self, method: _Method, direction: Direction, payload: bytes) -> tuple[str, str]:
+        """Return what an object has of a payload, from its comma on, and the id in it."""
         type_name = method.types[direction]
         if not type_name:
-            return f'{text},"body_base64":"{_base64(payload)}"}}'
+            return f',"body_base64":"{_base64(payload)}"', ""
         body = self._renderer.to_json(type_name, payload)
-        if bodies[direction] is None:
-            bodies[direction] = body
-        return f"{text},{method.labels[direction]}{self._encode(body) if body else '{}'}}}"
+        text = f",{method.labels[direction]}{self._encode(body) if body else '{}'}"
+        shown = text, _identity(method.id_paths, body)
+        if len(payload) <= KEPT_LENGTH:
+            known = method.shown[direction]
+            if len(known) >= KEPT_BODIES:
+                known.clear()
+            known[payload] = shown
+        return shown
 
     def _status(self, status: Status) -> str:
         if not status.code and not status.message and not status.details:
@@ -198,6 +214,8 @@ class _Method(NamedTuple):
     id_paths: tuple[tuple[str, ...], ...]
     id_sides: int
     """How many sides are looked at for the id: not the answers of a stream, which are many."""
+    shown: tuple[dict[bytes, tuple[str, str]], dict[bytes, tuple[str, str]]]
+    """By side: what was made of payloads before."""
 
 
 def _endpoint(endpoint: Endpoint) -> JSONObject:
@@ -226,16 +244,12 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _identity(method: _Method, bodies: list[JSONObject | None]) -> str:
-    """The id of the pod or container that a call is about, out of what is rendered already: its request's, else its
-    response's, but for a stream of many."""
-    for body in bodies[: method.id_sides]:
-        if not body:
-            continue
-        for path in method.id_paths:
-            value: Any = body
-            for name in path:
-                value = value.get(name) if isinstance(value, dict) else None
-            if isinstance(value, str) and value:
-                return value
+def _identity(paths: tuple[tuple[str, ...], ...], body: JSONObject) -> str:
+    """The id of the pod or container that a rendered message is about; empty if there is none."""
+    for path in paths:
+        value: Any = body
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        if isinstance(value, str) and value:
+            return value
     return ""

@@ -23,8 +23,16 @@ from tracer.output.units import short_id, size
 MAX_TEXT = 64
 """Characters of one field on a line; `-v` has them all."""
 
+KEPT = 256
+"""What was read of so many messages of a method's side is kept: half of all are the very bytes of one before (polling,
+empty answers)."""
+KEPT_LENGTH = 512
+"""Bytes of a message so kept, at most."""
+
 _PLAIN_SERVICES = ("runtime.v1.", "containerd.task.", "containerd.services.events.ttrpc.", "grpc.AgentService")
 """Services whose methods need no name in front on their hop."""
+
+_new = tuple.__new__  # makes a NamedTuple in half the time
 
 Descriptor = Any
 """A message's descriptor: the stubs name another class for it than the C implementation's objects have."""
@@ -41,17 +49,24 @@ class Summary(NamedTuple):
     response: str
 
 
+class _Side(NamedTuple):
+    """What to read of one side's first message."""
+
+    type: str
+    items: tuple[Item, ...]
+    ids: tuple[Callable[[Any], Any], ...]
+    known: dict[bytes, tuple[str, str]]
+    """Messages read before: text and id, both escaped."""
+
+
 class _Plan(NamedTuple):
     """What to do with the messages of one method."""
 
     name: str
-    input_type: str
-    output_type: str
+    request: _Side | None
+    """None: nothing is wanted of it."""
+    response: _Side | None
     streaming: bool
-    request: tuple[Item, ...]
-    response: tuple[Item, ...]
-    request_ids: tuple[Callable[[Any], Any], ...]
-    response_ids: tuple[Callable[[Any], Any], ...]
     carries_event: bool
     known: bool
 
@@ -74,39 +89,41 @@ class Summarizer:
         if not plan.known:
             sizes = size(call.request_bytes) if call.message_count else ""
             return Summary(plan.name, "", sizes, size(call.response_bytes) if call.response_count else "")
-        wanted, found = "", ""
-        identity: Any = ""
-        request, response = _first_two(call)
-        if request is not None and (plan.request or plan.request_ids):
-            wanted, identity = self._read(plan.input_type, request, plan.request, plan.request_ids)
-        if response is not None and (plan.response or plan.response_ids):
-            found, other = self._read(plan.output_type, response, plan.response, plan.response_ids)
+        wanted = found = identity = ""
+        request, response = _first_two(call.messages)
+        if request is not None and plan.request is not None:
+            wanted, identity = self._read(plan.request, request)
+        if response is not None and plan.response is not None:
+            found, other = self._read(plan.response, response)
             identity = identity or other
         if plan.streaming:
             found = _stream_text(call) if call.response_count else ""
-        return Summary(plan.name, escape(identity), wanted, found)
+        return _new(Summary, (plan.name, identity, wanted, found))
 
-    def _read(
-        self, name: str, message: Message, items: tuple[Item, ...], ids: tuple[Callable[[Any], Any], ...]
-    ) -> tuple[str, str | bytes]:
-        if message.payload is None:
+    def _read(self, side: _Side, message: Message) -> tuple[str, str]:
+        """Return what the line shows of a message, and the id in it; both escaped."""
+        payload = message.payload
+        if payload is None:
             return f"({escape(message.note)})", ""
-        parsed = self._registry.parse(name, message.payload)
-        if parsed.message is None:
-            return f"(does not parse: {escape(parsed.error)})", ""
-        body = parsed.message
-        identity: str | bytes = ""
-        for get in ids:
-            identity = get(body)
-            if identity:
-                break
-        return " ".join([text for item in items if (text := item(body))]), identity
+        read = side.known.get(payload)
+        if read is None:
+            parsed = self._registry.parse(side.type, payload)
+            body = parsed.message
+            if body is None:
+                return f"(does not parse: {escape(parsed.error)})", ""
+            text = " ".join([text for item in side.items if (text := item(body))])
+            read = text, _identity(side.ids, body)
+            if len(payload) <= KEPT_LENGTH:
+                if len(side.known) >= KEPT:
+                    side.known.clear()
+                side.known[payload] = read
+        return read
 
     def _event(self, call: Call, plan: _Plan) -> Summary:
         request = call.request()
-        if request is None or request.payload is None:
+        if request is None or request.payload is None or plan.request is None:
             return Summary(plan.name, "", f"({escape(request.note)})" if request else "", "")
-        parsed = self._registry.parse(plan.input_type, request.payload)
+        parsed = self._registry.parse(plan.request.type, request.payload)
         if parsed.message is None:
             return Summary(plan.name, "", f"(does not parse: {escape(parsed.error)})", "")
         envelope: Any = parsed.message.envelope  # type: ignore[attr-defined] # made at run time from the schema
@@ -115,12 +132,8 @@ class Summarizer:
         if event is None or event.message is None:
             return Summary(topic, "", escape(envelope.event.type_url), "")
         items, ids = self._event_plan(event.message.DESCRIPTOR)
-        identity: str | bytes = ""
-        for get in ids:
-            identity = get(event.message)
-            if identity:
-                break
-        return Summary(topic, escape(identity), " ".join([text for item in items if (text := item(event.message))]), "")
+        text = " ".join([text for item in items if (text := item(event.message))])
+        return Summary(topic, _identity(ids, event.message), text, "")
 
     def _parse_any(self, packed: Any) -> Parsed | None:  # noqa: ANN401 # an Any of a private pool has no static type
         url = packed.type_url
@@ -138,21 +151,20 @@ class Summarizer:
         name = method_name(service, method)
         found = self._registry.method(service, method)
         if found is None:
-            return _Plan(name, "", "", False, (), (), (), (), False, False)
+            return _Plan(name, None, None, False, False, False)
         source = self._registry.message_class(found.input_type).DESCRIPTOR
         target = self._registry.message_class(found.output_type).DESCRIPTOR
         request, _, response = FIELDS.get(service, {}).get(method, "").partition("→")
         paths = ID_PATHS.get(service, ())
+        carries_event = service in EVENT_CARRIERS and method == "Forward"
+        asks = _Side(found.input_type, _items(request, source), _id_getters(paths, source), {})
+        answers = _Side(found.output_type, _items(response, target), _id_getters(paths, target), {})
         return _Plan(
             name,
-            found.input_type,
-            found.output_type,
+            asks if asks.items or asks.ids or carries_event else None,
+            answers if (answers.items or answers.ids) and not found.server_streaming else None,
             found.client_streaming or found.server_streaming,
-            _items(request, source),
-            () if found.server_streaming else _items(response, target),
-            _id_getters(paths, source),
-            () if found.server_streaming else _id_getters(paths, target),
-            service in EVENT_CARRIERS and method == "Forward",
+            carries_event,
             True,
         )
 
@@ -168,9 +180,11 @@ def method_name(service: str, method: str) -> str:
     return escape(f"{service.rpartition('.')[2]}/{method}")
 
 
-def _first_two(call: Call) -> tuple[Message | None, Message | None]:
+def _first_two(messages: list[Message]) -> tuple[Message | None, Message | None]:
+    if len(messages) == 2 and messages[1].direction and not messages[0].direction:  # as most have it
+        return messages[0], messages[1]
     request = response = None
-    for message in call.messages:
+    for message in messages:
         if message.direction:
             if response is None:
                 response = message
@@ -202,6 +216,15 @@ def resolve(path: str, descriptor: Descriptor) -> FieldDescriptor | None:
 
 def _id_getters(paths: tuple[str, ...], descriptor: Descriptor) -> tuple[Callable[[Any], Any], ...]:
     return tuple(attrgetter(path) for path in paths if resolve(path, descriptor) is not None)
+
+
+def _identity(ids: tuple[Callable[[Any], Any], ...], body: Any) -> str:  # noqa: ANN401 # see Descriptor
+    """The first id that is filled, escaped."""
+    for get in ids:
+        identity = get(body)
+        if identity:
+            return escape(identity)
+    return ""
 
 
 def _items(specification: str, descriptor: Descriptor) -> tuple[Item, ...]:

@@ -50,6 +50,7 @@ class TextPrinter:
         self._write = write
         self._summarizer = summarizer
         self._look = look
+        self._plain = look.unicode and not look.colour  # nothing to do to a line
         self._clock = clock
         self._details = details
         self._now_ns = 0
@@ -58,19 +59,27 @@ class TextPrinter:
 
     def update(self, update: Update) -> None:
         """Take what changed."""
-        if update.time_ns > self._now_ns:
-            self._now_ns = update.time_ns
+        if type(update) is not CallUpdate:
+            self._advance(update.time_ns)
+            self._finding(update)  # type: ignore[arg-type] # told by its type
+            return
+        kind, time_ns, call, _ = update
+        if time_ns > self._now_ns:
+            self._advance(time_ns)
+        if kind == "ended":
+            self._open.pop(call.number, None)
+            self._ended(call)
+        elif kind == "opened":
+            self._young.append(call)
+            self._open[call.number] = call
+
+    def _advance(self, time_ns: int) -> None:
+        if time_ns > self._now_ns:
+            self._now_ns = time_ns
             if self._young:
-                self.tick(update.time_ns)
-        if isinstance(update, CallUpdate):
-            if update.kind == "opened":
-                self._young.append(update.call)
-                self._open[update.call.number] = update.call
-            elif update.kind == "ended":
-                self._open.pop(update.call.number, None)
-                self._ended(update.call)
-        else:
-            self._finding(update)
+                oldest = self._young[0]
+                if oldest.end_ns is not None or oldest.start_ns + UNANSWERED_NS <= time_ns:  # else it does nothing
+                    self.tick(time_ns)
 
     def tick(self, now_ns: int) -> None:
         """Tell the time: a call that is due for its line as unanswered gets it."""
@@ -154,7 +163,7 @@ class TextPrinter:
             f"{time} {sign} {call.hop:<6} {short_id(summary.id):<13} {summary.method:<20} "
             f"{status:<9} {duration(length_ns):>9}  {text}"
         )
-        self._write(self._look.line(sign, line.rstrip()))
+        self._write(line.rstrip() + "\n" if self._plain else self._look.line(sign, line.rstrip()))
 
     def _detail(self, call: Call) -> None:
         if self._details is not None:

@@ -71,8 +71,9 @@ class HeldFile:
         os.write(self.fd, b"\n")
 
     def read(self) -> Held:
-        """What it says so far: a successor of a dead worker begins with that."""
-        return _read(self.path)
+        """What it says so far: a successor of a dead worker begins with that. It opens nothing: there may be no
+        descriptor left."""
+        return _parse(self.path, os.pread(self.fd, os.fstat(self.fd).st_size, 0).decode(), alive=True)
 
     def taken(self, exchange: Exchange, listening: int, credentials: tuple[int, int] | None) -> None:
         """A path is ours from now on, or will be in a moment; `listening` is our listener's descriptor."""
@@ -183,41 +184,45 @@ def _read(file: str) -> Held:
             alive = False
         except BlockingIOError:
             alive = True
-        held = None
-        for line in lines:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue  # an empty line, or one of a process that died while it wrote
-            if held is None:
-                held = Held(file, int(entry["pid"]), str(entry["capture"]), alive)
-                held.memory, held.since_ns = entry["memory"], entry["since_ns"]
-            if "taken" in entry:
-                held.sockets[entry["taken"]] = HeldSocket(
-                    entry["taken"],
-                    entry["hop"],
-                    entry["folder"],
-                    entry["name"],
-                    entry["home"],
-                    tuple(entry["ours"]),
-                    tuple(entry["twin"]),
-                    entry["listening"],
-                    tuple(entry["as"]) if entry["as"] else None,
-                )
-                held.homes.add(entry["home"])
-                held.last_number = max(held.last_number, entry["taken"])
-            elif "gone" in entry:
-                if entry["gone"] in held.sockets:
-                    held.given_up[entry["gone"]] = held.sockets.pop(entry["gone"])
-            elif "draining" in entry:
-                held.draining = True
-                held.left = list(held.sockets.values())
-            elif "watching" in entry:
-                held.folders.append((entry["hop"], entry["watching"]))
-            elif "server" in entry and entry["server"] in held.sockets:
-                held.sockets[entry["server"]].server = entry["pid"]
-            elif "left_alone" in entry:
-                held.left_alone[entry["left_alone"]] = tuple(entry["file"])
+        return _parse(file, lines.read(), alive=alive)
+
+
+def _parse(file: str, text: str, *, alive: bool) -> Held:
+    held = None
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # an empty line, or one of a process that died while it wrote
+        if held is None:
+            held = Held(file, int(entry["pid"]), str(entry["capture"]), alive)
+            held.memory, held.since_ns = entry["memory"], entry["since_ns"]
+        if "taken" in entry:
+            held.sockets[entry["taken"]] = HeldSocket(
+                entry["taken"],
+                entry["hop"],
+                entry["folder"],
+                entry["name"],
+                entry["home"],
+                tuple(entry["ours"]),
+                tuple(entry["twin"]),
+                entry["listening"],
+                tuple(entry["as"]) if entry["as"] else None,
+            )
+            held.homes.add(entry["home"])
+            held.last_number = max(held.last_number, entry["taken"])
+        elif "gone" in entry:
+            if entry["gone"] in held.sockets:
+                held.given_up[entry["gone"]] = held.sockets.pop(entry["gone"])
+        elif "draining" in entry:
+            held.draining = True
+            held.left = list(held.sockets.values())
+        elif "watching" in entry:
+            held.folders.append((entry["hop"], entry["watching"]))
+        elif "server" in entry and entry["server"] in held.sockets:
+            held.sockets[entry["server"]].server = entry["pid"]
+        elif "left_alone" in entry:
+            held.left_alone[entry["left_alone"]] = tuple(entry["file"])
     if held is None:
         raise ValueError(f"{file} says nothing")
     return held

@@ -71,13 +71,11 @@ class Holder:
                 if one.fd >= 0:
                     poll.register(one.fd, select.POLLIN)
             epoll = words[sh.EPOLL]
-            looks, tick, idle = 0, words[sh.TICK], False
+            looks, tick, idle, hurried = 0, words[sh.TICK], False, False
             while worker.fd >= 0:
-                if idle:  # wait for something to become ready for it
-                    poll.register(epoll, select.POLLIN)
-                ready = {fd for fd, _ in poll.poll(None if idle else _LOOK_MS)}
-                if idle:
-                    poll.unregister(epoll)
+                inotify = 0 if hurried else words[sh.INOTIFY]
+                # An idle worker's epoll wakes us when something is ready for it.
+                ready = _wait(poll, {epoll if idle else 0, inotify} - {0}, None if idle else _LOOK_MS)
                 if worker.fd in ready:
                     break
                 if recorder.fd in ready:
@@ -86,10 +84,12 @@ class Holder:
                     if self._recorder_ended():
                         recorder.watch(words[sh.RECORDER_PID])
                         poll.register(recorder.fd, select.POLLIN)
-                if idle:
+                hurried = inotify in ready and inotify == words[sh.INOTIFY]  # it may have left while we slept
+                if hurried:
+                    priority.hurry(words[sh.WORKER_PID])
+                if hurried or idle:
                     idle, looks, tick = False, 0, words[sh.TICK]
-                    continue
-                if words[sh.TICK] != tick:
+                elif words[sh.TICK] != tick:
                     looks, tick = 0, words[sh.TICK]
                 elif not _is_ready(epoll):
                     idle = True
@@ -208,9 +208,17 @@ def _send(link: socket.socket, what: dict[str, object]) -> None:
 
 
 def _is_ready(epoll: int) -> bool:
-    poll = select.poll()
-    poll.register(epoll, select.POLLIN)
-    return bool(poll.poll(0))
+    return epoll in _wait(select.poll(), {epoll}, 0)
+
+
+def _wait(poll: select.poll, also: set[int], timeout_ms: int | None) -> set[int]:
+    """Which of the poll's descriptors, and of these, are readable."""
+    for fd in also:
+        poll.register(fd, select.POLLIN)
+    ready = {fd for fd, _ in poll.poll(timeout_ms)}
+    for fd in also:
+        poll.unregister(fd)
+    return ready
 
 
 def _reap(pid: int) -> None:

@@ -184,10 +184,12 @@ class Listeners:
         try:
             listening = socket.socket(fileno=held.listening)
             if target is None or home is None or not listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                raise OSError(errno.ENOENT, "nothing to go on with")
+                raise FileNotFoundError
             folder_fd = os.open(held.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:  # given up at that very moment; its path was ours, or the server's, until then
-            self._held.gone(number)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise  # another successor may find some
+            self._held.gone(number)  # given up at that very moment, or its folder is gone
             return
         exchange = Exchange(number, held.hop, held.folder, held.name, home, folder_fd, held.ours, held.twin)
         listener = self._add(target, exchange, listening, held.credentials)

@@ -32,8 +32,9 @@ RECORDER_STATE, RECORDER_DEATHS, CAPTURE_PACKETS, CAPTURE_BYTES, CAPTURE_FILE, D
 """Written by the recorder: a `RecorderState`; (by the holder: recorders that died;) packets and bytes written in all,
 the number of the file of a ring that is being written, bytes of traffic that came out of the ring and did not get into
 a file (disk full or kept free)."""
-ROWS = 28
-"""Rows of the table that were ever in use: a higher one is free, and not touched."""
+ROWS, INOTIFY = 28, 29
+"""Rows of the table that were ever in use: a higher one is free, and not touched. The worker's inotify descriptor, as
+long as a socket that appears is to be taken at once; 0: none is."""
 _WORDS = 64
 _STORES_STAY_IN_ORDER = platform.machine() in ("x86_64", "i686")
 """Of one processor, as another one sees them (Intel SDM vol. 3A §9.2.2)."""

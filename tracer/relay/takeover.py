@@ -33,6 +33,13 @@ def rows(shared: Shared) -> Iterator[int]:
             yield base
 
 
+def close_epoll(shared: Shared) -> None:
+    """The predecessor's: to list descriptors takes one."""
+    with suppress(OSError):
+        os.close(shared.words[sh.EPOLL])
+    shared.words[sh.EPOLL] = 0
+
+
 def count_again(shared: Shared) -> int:
     """Set IN and OUT of every direction to what has happened; returns the bytes that lie in pipes."""
     table, words = shared.table, shared.words

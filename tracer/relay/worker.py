@@ -37,6 +37,8 @@ _CLOCK_STEP_NS = 1_000_000
 _RESERVE = 64
 """Descriptors kept aside, and given up to serve what is queued when they run out; a quarter of a low limit."""
 _OWED_S = 0.010
+_QUIET_TURNS = 500
+"""With fewer a second, waking at once is what matters (priority.py)."""
 _EVENTS = 64
 """Most that one turn takes."""
 _BARREN_UNRECORDED, _BARREN_DIRECT = 3, 6
@@ -55,7 +57,8 @@ class Worker:
         held = salvaged = None
         clients: list[tuple[int, socket.socket]] = []
         if succeeding:
-            # Before anything is opened: what no record names is closed.
+            # Before anything is opened, since there may be no descriptor left: what no record names is closed.
+            takeover.close_epoll(shared)
             takeover.close_half_closed(shared)
             held = relay.held.read()
             salvaged = takeover.count_again(shared)
@@ -72,6 +75,8 @@ class Worker:
         self._listeners.look_for_folder = self._watcher.look_for
         self._connections: dict[int, Connection] = {}
         self._reserved = False
+        self._hurries = 0
+        self._quiet, self._tick = True, self._words[sh.TICK]
         self._leaving = False
         self._cutting = False
         self._clock_checked = time.monotonic()
@@ -104,8 +109,13 @@ class Worker:
                     except Exception as error:  # a fault of ours must not stop the traffic of the others
                         self.tell("failed", text=f"{type(error).__name__}: {error} (descriptor {fd}, closed)")
                         self._abandon(fd)
-            self._timers.run_due()
-            self._after_a_turn()
+            try:
+                self._timers.run_due()
+                self._after_a_turn()
+            except OSError as error:
+                if error.errno not in _NO_DESCRIPTORS:
+                    raise
+                self._look_with_the_reserve()
         self._end()
 
     def _start(self) -> None:
@@ -131,8 +141,9 @@ class Worker:
     def _watch(self) -> None:
         """Have the folders watched, and take what is there."""
         plan = self._relay.plan
-        priority.hurry()
-        self._handle(self._watcher.fd, lambda _events: self._watcher.read())
+        self._set_priority()
+        self._handle(self._watcher.fd, lambda _events: self._something_appeared())
+        self._words[sh.INOTIFY] = self._watcher.fd
         if not self._succeeding:
             self._words[sh.STATE] = sh.State.TRACING
             for target in plan.targets:
@@ -144,6 +155,21 @@ class Worker:
             self.tell("failed", text=f"{error.filename}: {explain(error, str(error.filename))}")
         if self._words[sh.UNTIL_NS]:
             self._timers.after((self._words[sh.UNTIL_NS] - time.monotonic_ns()) / 1e9, self.leave)
+
+    def _something_appeared(self) -> None:
+        self._watcher.read()
+        self._hurries += 1  # the holder has seen to it
+        self._timers.after(priority.MOMENT_S, partial(self._rest, self._hurries))
+
+    def _rest(self, hurry: int) -> None:
+        if hurry == self._hurries:  # nothing has appeared since
+            self._set_priority()
+
+    def _set_priority(self) -> None:
+        if self._quiet and not self._leaving:
+            priority.hurry()
+        else:
+            priority.be_ordinary()
 
     def _go_on(self, held: Held, salvaged: int, clients: list[tuple[int, socket.socket]]) -> None:
         """Take over: listeners, connections, what was on its way."""
@@ -240,6 +266,9 @@ class Worker:
         if now - self._clock_checked > _CLOCK_CHECK_S:
             self._clock_checked = now
             self._check_clock()
+            tick = self._words[sh.TICK]
+            self._quiet, self._tick = tick - self._tick < _QUIET_TURNS, tick
+            self._set_priority()
 
     def _check_clock(self) -> None:
         by = time.time_ns() - self._context.now_ns()
@@ -286,12 +315,8 @@ class Worker:
             elif number == signal.SIGUSR1:
                 self.cut()
             elif number == signal.SIGXCPU:
-                priority.be_ordinary()
-                self._timers.after(priority.ORDINARY_S, self._hurry_again)
-
-    def _hurry_again(self) -> None:
-        if not self._leaving:
-            priority.hurry()
+                self._quiet = False
+                self._set_priority()
 
     def _recorder_says(self) -> None:
         try:
@@ -324,7 +349,8 @@ class Worker:
             return
         self._leaving = True
         self._words[sh.STATE] = sh.State.DRAINING
-        priority.be_ordinary()  # no shim's socket is to be taken any more
+        self._words[sh.INOTIFY] = 0
+        self._set_priority()
         self._ignore(self._watcher.fd)
         self._listeners.leave_all()
         self._context.record(Kind.END, 0, 0, 0)
@@ -473,6 +499,12 @@ class Worker:
         if not listener.retired:
             self._handle(listener.listening.fileno(), lambda _events: self._accept(listener))
             self._accept(listener)
+
+    def _look_with_the_reserve(self) -> None:
+        """Who listens could not be looked at, as that takes a descriptor: the next look has one."""
+        if self._reserved:
+            self._use_reserve()
+            self._timers.after(1.0, self._try_again)
 
     def _try_again(self) -> None:
         if self._leaving:

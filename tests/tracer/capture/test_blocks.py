@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.tracer.capture.files import NANOSECONDS, START, Capture, enhanced, interface, read_pcapng, section
 from tracer.capture.blocks import ByteOrder, block_layout, build_block, items
 from tracer.capture.headers import HEADERS
-from tracer.capture.link import FAST, Segment, segment
+from tracer.capture.link import FAST, FAST_HEAD, Segment, segment
 from tracer.capture.packets import Packet
 
 ORDERS = get_args(ByteOrder)
@@ -95,15 +95,15 @@ def test_the_fast_form_of_the_headers_reads_what_the_layout_says(random: bytes, 
     data = random[:12] + b"\x08\0\x45" + random[15:16] + total + random[18:20] + b"\x40\0" + random[22:23] + b"\x06"
     data += random[24:46] + b"\x50" + random[47:] + payload
     headers = HEADERS.parse(data)
-    kind, version, length, fragment, protocol, key, sequence, acknowledgement, words, flags = FAST.unpack_from(data)
+    head, length, fragment, protocol, key, sequence, words_and_flags = FAST.unpack_from(data)
     ipv4, tcp = headers.ipv4, headers.tcp
-    assert (kind, version, length) == (headers.ethernet.type, ipv4.version_and_header_words, ipv4.total_length)
+    assert (head[:2], head[2]) == (headers.ethernet.type.to_bytes(2, "big"), ipv4.version_and_header_words)
+    assert (head, length) == (FAST_HEAD, ipv4.total_length)
     assert (fragment, protocol) == (ipv4.flags_and_fragment, ipv4.protocol)
     ports = tcp.source_port.to_bytes(2, "big") + tcp.destination_port.to_bytes(2, "big")
     assert key == ipv4.source + ipv4.destination + ports
-    assert (sequence, acknowledgement) == (tcp.sequence, tcp.acknowledgement)
-    assert words << 8 | flags == tcp.header_words_and_flags
-    assert segment(1, data) == Segment(key, sequence, acknowledgement, flags, payload, 0)
+    assert (sequence, words_and_flags) == (tcp.sequence, tcp.header_words_and_flags)
+    assert segment(1, data) == Segment(key, sequence, tcp.acknowledgement, words_and_flags & 0xFF, payload, 0)
 
 
 def test_the_handshake_carries_the_time_it_is_given() -> None:

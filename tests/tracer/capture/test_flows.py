@@ -247,3 +247,16 @@ def test_no_order_of_segments_raises_and_no_direction_closes_twice(
         if isinstance(event, FlowData | FlowGap):
             ends = [each for each in events[:number] if isinstance(each, FlowClosed)]
             assert (event.flow.id, event.direction) not in [(end.flow.id, end.direction) for end in ends]
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "passed"), [(6, b"\x20\0", "IPv4 fragment"), (9, b"\x11", "not TCP"), (0, b"\x55", "")]
+)
+def test_a_packet_that_is_no_segment_is_none_in_its_flow_either(at: int, value: bytes, passed: str) -> None:
+    table = FlowTable()
+    fed(table, tcp(0, flags=SYN), tcp(1, b"known"))
+    following = tcp(6, b"more")
+    events = fed(table, following[:at] + value + following[at + len(value) :])
+    assert [event for event in events if isinstance(event, FlowData)] == []
+    if passed:
+        assert table.passed_over == {passed: 1}

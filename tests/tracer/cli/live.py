@@ -82,7 +82,7 @@ class Running:
         """The lines of its stdout."""
         return self.out.read_text().splitlines()
 
-    def wait_for(self, check: Callable[[], bool], seconds: float = 10.0) -> None:
+    def wait_for(self, check: Callable[[], bool], seconds: float = 30.0) -> None:
         until = time.monotonic() + seconds
         while not check():
             ended = self.process.poll()

@@ -42,7 +42,7 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def eventually(check: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
+def eventually(check: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
     until = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < until, f"waited {seconds} s for {what}"

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from protos.errors import PodwireError
 from tests.tracer.cli.live import Running, client, run
 from tests.tracer.cli.sessions import eventually, gone, kill_relay, of_folder
+from tracer.cli import main
+from tracer.live import spool_folder
 from tracer.relay.held import locked, runtime_folder
 from tracer.spool import forgotten
 
@@ -140,9 +144,10 @@ def test_a_spooled_capture_lasts_as_long_as_its_trace_and_until_the_next(folder:
         (("-w", "-"), "it does not go with -w -, -P and --calls"),
         (("-P",), "it does not go with -w -, -P and --calls"),
         (("--calls", "3"), "it does not go with -w -, -P and --calls"),
-        (("-w", "x.pcapng"), "--detach -w FILE needs -b"),
+        (("-w", "/dev/null/x.pcapng"), "--detach -w FILE needs -b"),
     ],
 )
+@pytest.mark.usefixtures("detach")  # which ends what should not have begun
 def test_what_does_not_go_with_detach(folder: Path, server: Path, options: tuple[str, ...], reason: str) -> None:
     done = run("trace", "--detach", "--socket", f"cri={server}", "--socket", f"task={folder}/s", *options)
     assert done.returncode == 2
@@ -151,12 +156,18 @@ def test_what_does_not_go_with_detach(folder: Path, server: Path, options: tuple
     assert of_folder(folder) == []
 
 
-def test_a_detached_trace_that_cannot_start_leaves_no_spool(folder: Path, server: Path, detach: Detach) -> None:
-    detach()
-    (held,) = of_folder(folder)
-    spool = os.path.dirname(held.capture)
-    before = set(os.listdir(spool))
-    done = run("trace", "--detach", "--socket", f"cri={server}", "--socket", f"task={folder}/s")
-    assert done.returncode == 2
-    assert "is traced already" in done.stderr
-    assert set(os.listdir(spool)) == before
+def test_a_detached_trace_that_cannot_start_leaves_no_spool(
+    folder: Path, server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise PodwireError("no relay")
+
+    monkeypatch.setattr("tracer.live.start_relay", fails)
+    before = set(os.listdir(spool_folder()))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        assert main(["trace", "--detach", "--socket", f"cri={server}", "--socket", f"task={folder}/s"]) == 2
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert set(os.listdir(spool_folder())) == before

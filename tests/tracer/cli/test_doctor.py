@@ -54,7 +54,7 @@ def test_r3_the_next_trace_mends_and_says_what_was_lost_while_draining_too(
         ask(connection, b"hello")
         assert traced.interrupt() == 0
         (session,) = of_folder(folder)
-        eventually(lambda: not of_folder(folder)[0].recording, "the capture to be finished")
+        eventually(lambda: not of_folder(folder)[0].held.sockets, "every path to be given up")
         kill_relay(session.pid)
         again = trace("-w", str(folder / "y.pcapng"))
     assert any(

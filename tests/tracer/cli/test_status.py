@@ -12,6 +12,7 @@ import pytest
 
 from tests.tracer.cli.live import Start, client, run
 from tests.tracer.cli.sessions import eventually, gone, kill_relay, of_folder, shim_is_known
+from tests.tracer.output.test_jsonlines import documented
 from tests.tracer.relay.harness import ask, connect
 from tracer.cli import main
 from tracer.cli.status import session_json, session_lines
@@ -125,6 +126,7 @@ def test_gaps_direct_connections_and_deaths_are_said() -> None:
         "  relay     worker 8; deaths so far: 1 worker, 2 recorders",
     ]
     told = session_json(session)
+    assert told.keys() >= documented()["podwire status --json"].keys()
     assert told["gaps"] == {"lost_bytes": 3000, "lost_reads": 2, "dropped_bytes": 40}
     assert (told["direct_connections"], told["worker_deaths"], told["recorder_deaths"]) == (5, 1, 2)
 

@@ -25,7 +25,7 @@ from tests.tracer.made import (
 )
 from tracer.calls import Finding
 from tracer.output.look import Look
-from tracer.output.summary import Summarizer
+from tracer.output.summary import KEPT, Summarizer
 from tracer.output.text import TextPrinter
 from tracer.output.units import Clock
 from tracer.output.verbose import VerboseDetails
@@ -379,3 +379,15 @@ def test_a_call_whose_start_was_not_seen_says_so(printed: Printed) -> None:
 def test_a_payload_that_does_not_parse_is_said_on_its_line(printed: Printed) -> None:
     printed.at(0, opened(1, "RunPodSandbox"), message(1, REQUEST, b"\xff\xff"), ended(1))
     assert "(does not parse: " in printed.page[0]
+
+
+def test_messages_seen_before_are_shown_as_the_first_time(registry: Registry, make: Make) -> None:
+    printed = Printed(registry)
+    for number in range(2, 3 * KEPT):
+        pid = number // 2 if number % 2 else number
+        asked = make("containerd.task.v3.StateRequest", {"id": POD})
+        answered = make("containerd.task.v3.StateResponse", {"pid": pid})
+        printed.at(number, opened(1, "State", TASK), message(1, REQUEST, asked))
+        printed.at(number, message(1, RESPONSE, answered), ended(1))
+        assert f" {POD[:13]} " in printed.page[-1]
+        assert printed.page[-1].endswith(f" pid {pid}")

@@ -12,12 +12,24 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.tracer.relay.harness import Relay, Server, answers, ask, connect, eventually, main_target, running_relay
+from tests.e2e.killing import cpu_seconds
+from tests.tracer.relay.harness import (
+    Relay,
+    Server,
+    answers,
+    ask,
+    connect,
+    eventually,
+    inode,
+    main_target,
+    running_relay,
+)
 from tracer.capture.flows import Flow, FlowClosed, FlowData, FlowEvent, FlowGap, FlowTable
 from tracer.capture.packets import Packet
 from tracer.capture.reader import open_capture
@@ -25,6 +37,10 @@ from tracer.capture.recorder import Limits
 from tracer.relay.targets import Target
 
 Serve = Callable[..., Server]
+
+
+SPARE = 8
+"""Descriptors of empty pipes that a worker may keep."""
 
 
 def recorded(capture: Path) -> list[FlowEvent]:
@@ -171,6 +187,117 @@ def test_r1_out_of_descriptors_new_connections_go_direct_and_nobody_hangs(folder
         relay.leave()
         relay.wait_end()
     assert b"hello" in bytes_of(recorded(relay.capture))[1, 0]
+
+
+def test_r1_ten_thousand_connections_one_after_another_leave_nothing_behind(folder: Path) -> None:
+    path = folder / "s.sock"
+    with Peer(path) as server, running_relay(folder, [main_target(path)]) as relay:
+        relay.until("taken")
+
+        def connections(numbers: range) -> None:
+            for number in numbers:
+                with connect(path) as client, server.accept() as upstream:
+                    client.sendall(b"%05d" % number)
+                    assert upstream.recv(10) == b"%05d" % number
+                    upstream.sendall(b"answer")
+                    assert client.recv(10) == b"answer"
+
+        connections(range(100))
+        time.sleep(0.2)
+        files, memory = open_files(relay.pid), resident_kib(relay.pid)
+        connections(range(100, 10_000))
+        assert eventually(lambda: open_files(relay.pid) <= files + SPARE)
+        # Only the ring is touched further along: about 230 bytes a connection.
+        assert resident_kib(relay.pid) - memory < 6000
+        events = finish(relay)
+    assert sum(isinstance(event, FlowClosed) for event in events) == 2 * 10_000
+    assert not [event for event in events if isinstance(event, FlowGap)]
+    sent = bytes_of(events)
+    assert [sent[flow, 0] for flow in range(1, 10_001)] == [b"%05d" % number for number in range(10_000)]
+    assert {sent[flow, 1] for flow in range(1, 10_001)} == {b"answer"}
+
+
+def test_r1_two_thousand_connections_at_once_are_relayed_and_cost_nothing_while_idle(
+    folder: Path, many_files: None
+) -> None:
+    path = folder / "s.sock"
+    count = 2000
+    with Peer(path) as server, running_relay(folder, [main_target(path)]) as relay, ExitStack() as stack:
+        relay.until("taken")
+        pairs = [(stack.enter_context(connect(path)), stack.enter_context(server.accept())) for _ in range(count)]
+        for client, _ in pairs:
+            client.sendall(b"all at once")
+        for _, upstream in pairs:
+            upstream.sendall(upstream.recv(20))
+        for client, _ in pairs:
+            assert client.recv(20) == b"all at once"
+        assert open_files(relay.pid) > 2 * count
+        before = relay.cpu_seconds()
+        time.sleep(0.5)
+        assert relay.cpu_seconds() - before < 0.1
+        relay.leave()
+        assert relay.until("draining")["connections"] == count
+        for client, upstream in pairs[::100]:
+            client.sendall(b"drained")
+            assert upstream.recv(20) == b"drained"
+        stack.close()
+        relay.wait_end(10.0)
+        assert not [said for said in relay.told if said["event"] in ("direct", "failed")]
+    sent = bytes_of(recorded(relay.capture))
+    assert len(sent) == 2 * count
+    assert set(sent.values()) == {b"all at once"}
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As many descriptors in this process as it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 8192:
+        pytest.skip(f"needs more descriptors than the {hard} that are allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def open_files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def resident_kib(pid: int) -> int:
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1])
+
+
+def test_r1_out_of_descriptors_a_dead_workers_successor_serves_who_is_connected(folder: Path, serve: Serve) -> None:
+    path = folder / "s.sock"
+    serve(path, backlog=512).ready()
+    with running_relay(folder, [main_target(path)]) as relay, ExitStack() as stack:
+        relay.until("taken")
+        relay.until("recorder")  # so there is a holder
+        ours = inode(path)
+        # The worker alone keeps a quarter aside: its holder may always take what it needs.
+        resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (75, 100))
+        resource.prlimit(relay.process("holder"), resource.RLIMIT_NOFILE, (100, 100))
+        clients = []
+        for _ in range(120):
+            clients.append(stack.enter_context(connect(path)))
+            assert ask(clients[-1], b"hello") == b"hello"
+        relay.until("direct")
+        for deaths in range(1, 4):
+            os.kill(relay.process("worker"), signal.SIGKILL)
+            relay.until("succeeded", deaths=deaths)
+            for client in clients:
+                assert ask(client, b"still") == b"still"
+        before = cpu_seconds(relay.process("worker"))
+        time.sleep(0.5)
+        assert cpu_seconds(relay.process("worker")) - before < 0.2
+        stack.close()
+        assert eventually(lambda: inode(path) == ours)
+        with connect(path) as client:
+            assert ask(client, b"seen again") == b"seen again"
+        assert not [said for said in relay.told if said["event"] == "failed"]
+        events = finish(relay)
+    assert b"seen again" in bytes_of(events).values()
 
 
 def test_r1_a_ring_without_room_costs_capture_never_traffic(folder: Path, serve: Serve) -> None:
