@@ -7,11 +7,12 @@ are counted; what they held is a gap in the flows that go on, and unknown of tho
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
 from tracer.capture.packets import Notice, Packet
-from tracer.capture.reader import open_capture
+from tracer.capture.reader import CaptureFile, open_capture
 from tracer.capture.ring import Ring
 
 
@@ -90,6 +91,12 @@ class GrowingCapture:
         self._file = open_capture(path, follow=True)
         return rest
 
+    def __iter__(self) -> Iterator[Packet | Notice]:
+        """Read all that there is now."""
+        while (batch := self.read_available()) or not self.at_end:
+            yield from batch
+        yield from self.finish()
+
     def finish(self) -> list[Notice]:
         """Tell that no more will be read; return notices of what is cut."""
         return self._file.finish()
@@ -106,10 +113,20 @@ class GrowingCapture:
         self.close()
 
 
-def open_growing(path: str) -> GrowingCapture:
-    """Open the capture of a session, where it is a ring its newest file, in which what is open is carried over."""
+def open_growing(path: str, *, oldest: bool = False) -> GrowingCapture:
+    """Open the capture of a session, where it is a ring its newest file, in which what is open is carried over, or its
+    oldest one."""
     at = newest(path)
-    return GrowingCapture(at, None if at == path else Ring(path))
+    if at == path:
+        return GrowingCapture(path)
+    return GrowingCapture(Ring(path).list()[0][1] if oldest else at, Ring(path))
+
+
+def open_recorded(path: str) -> CaptureFile | GrowingCapture:
+    """Open a capture for reading what it has: a file, `-`, or a ring by the name that was given to `-w`."""
+    if path != "-" and not os.path.exists(path) and Ring(path).list():
+        return open_growing(path, oldest=True)
+    return open_capture(path)
 
 
 def newest(path: str) -> str:

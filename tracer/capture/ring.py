@@ -36,10 +36,10 @@ class Ring:
 
     def list(self) -> list[tuple[int, str]]:
         """Return the files that are there, by number, the oldest first."""
-        folder = os.path.dirname(self.path)
+        folder = os.path.dirname(self.path) or "."
         try:
             names = os.listdir(folder)
-        except FileNotFoundError:
+        except OSError:
             return []
         form = self._form()
         found = [(match, name) for name in names if (match := form.fullmatch(name)) and match[2] >= self.since]

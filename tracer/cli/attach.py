@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if args.session is None:
         alive = [each for each in alive if each.recording]
     session = sessions.choose(alive, args.session)
-    with open_growing(session.capture) as file:
+    with open_growing(session.capture, oldest=args.from_start) as file:
         following = Following(session, file)
         try:
             _print(following, Shown(make_printer(args, sys.stdout), sys.stdout, 0), from_start=args.from_start)

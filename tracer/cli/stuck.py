@@ -56,12 +56,12 @@ def run(args: argparse.Namespace) -> int:
 
 def read_open(path: str) -> tuple[list[Call], int, str]:
     """Read a capture; return the calls open at its end, the time of its last packet, and why it broke off, if so."""
-    from tracer.capture.reader import open_capture
+    from tracer.capture.growing import open_recorded
     from tracer.pipeline import Decoder
 
     decoder = Decoder()
     broken = ""
-    with open_capture(path) as capture:
+    with open_recorded(path) as capture:
         for item in capture:
             for update in decoder.feed(item):
                 if update.kind == "notice" and update.fatal:

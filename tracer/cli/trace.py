@@ -130,10 +130,6 @@ def run(args: argparse.Namespace) -> int:
 
     if args.detach:
         _check_detach(args)
-    stops = dict(args.a)
-    named = args.w not in (None, "-")
-    capture = os.path.abspath(args.w) if named else f"{spool_folder()}/trace-{os.getpid()}.pcapng"
-    ring = make_ring(args, capture)
     targets = discover.check_access(discover.find_targets(args.socket, existing=args.existing))
     if not args.force:
         targets, left_out = discover.without_those_a_pod_would_kill(targets)
@@ -142,6 +138,10 @@ def run(args: argparse.Namespace) -> int:
                 f"{target.hop} {target.folder}: not traced: this is a pod, whose end would take the relay and then the "
                 "containers with it (hostPID and the host's cgroup namespace let it leave the pod; --force overrides)"
             )
+    stops = dict(args.a)
+    named = args.w not in (None, "-")
+    capture = os.path.abspath(args.w) if named else f"{spool_folder()}/trace-{os.getpid()}.pcapng"
+    ring = make_ring(args, capture)
     most = int(stops.get("filesize", 0) * 1000)
     options = Options(targets, Limits(args.c, most), stops.get("duration", 0.0), args.force, ring)
     out = None if args.w == "-" and not args.P else (sys.stderr if args.w == "-" else sys.stdout)

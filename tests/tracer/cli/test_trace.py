@@ -162,7 +162,7 @@ def test_w_minus_is_one_capture_although_the_spool_is_many_files(folder: Path, s
         assert len(read.stdout.splitlines()) >= 120
 
 
-def test_b_and_spool_by_mistake() -> None:
+def test_b_and_spool_by_mistake(folder: Path, server: Path) -> None:
     for words, said in (
         (("-b", "filesize:10"), "-b needs -w FILE"),
         (("-w", "x", "-b", "files:3"), "-b files:N needs -b duration:S or -b filesize:KB"),
@@ -170,7 +170,7 @@ def test_b_and_spool_by_mistake() -> None:
         (("-b", "packets:3"), "is not duration:SECONDS, filesize:KB or files:N"),
         (("--spool", "1x1"), "is not FILESxMIB"),
     ):
-        done = run("trace", "--socket", "cri=/dev/null", *words)
+        done = run("trace", "--socket", f"cri={server}", "--socket", f"task={folder}/s", *words)
         assert done.returncode == 2
         assert said in done.stderr
 
