@@ -20,9 +20,10 @@ from typing import Any
 
 from protos.errors import PodwireError
 from tracer import discover, spool
+from tracer.capture.growing import GrowingCapture, watched
 from tracer.capture.packets import Notice, Packet
-from tracer.capture.reader import CaptureFile, open_capture
 from tracer.capture.recorder import Limits, Recorder
+from tracer.capture.ring import Ring
 from tracer.relay import system
 from tracer.relay.held import locked, make_runtime_folder, mend, runtime_folder
 from tracer.relay.relay import Plan
@@ -49,6 +50,8 @@ class Options:
     limits: Limits
     duration_s: float = 0.0
     force: bool = False
+    ring: Ring | None = None
+    """The capture is a row of files."""
 
 
 @dataclass(slots=True, eq=False, repr=False)  # its method is a signal handler, which `signal` looks up and prints
@@ -80,7 +83,7 @@ class Live:
     _held: set[str] = field(default_factory=set)
     _handlers: dict[int, Any] = field(default_factory=dict)
     """Of signals, as they were before."""
-    _file: CaptureFile | None = None
+    _file: GrowingCapture | None = None
 
     def start(self) -> None:
         """Open the file, start relay and recorder. Raises PodwireError where that cannot be."""
@@ -89,15 +92,16 @@ class Live:
             make_runtime_folder(folder)
         except OSError as error:
             raise PodwireError(f"{folder}: {error.strerror}") from error
-        limits = self.options.limits
+        limits, ring = self.options.limits, self.options.ring
+        first = self.capture if ring is None else ring.name(1)
         with locked(folder):
             self._mend()
             spool.remove_forgotten()
             discover.refuse_second_tracer(self.options.targets)
-            fd = create_capture(self.capture)
+            fd = create_capture(first)
 
             def record(shared: Shared, link: socket.socket) -> None:
-                Recorder(fd, limits, link).run(shared)
+                Recorder(fd, limits, link, ring).run(shared)
 
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 self._handlers[number] = signal.signal(number, self._signalled)
@@ -109,7 +113,7 @@ class Live:
                 self._tell_to_leave()
             while not self._started and not self._gone:
                 self._hear()
-        self._file = open_capture(self.capture, follow=True)
+        self._file = GrowingCapture(first, ring)
 
     def _mend(self) -> None:
         for held in discover.dead_relays():
@@ -152,6 +156,8 @@ class Live:
         while batch := file.read_available():
             yield batch
         yield list(file.finish())
+        if file.row is not None and file.row.lost:
+            self.say(f"{file.row.lost} bytes of the capture were overwritten before they were read, and are not shown")
 
     @property
     def session(self) -> int:
@@ -298,7 +304,7 @@ class Live:
     def _watch(self) -> Iterator[int]:
         fd = system.inotify_init()
         try:
-            system.inotify_add_watch(fd, self.capture, _IN_MODIFY)
+            system.inotify_add_watch(fd, watched(self.capture), _IN_MODIFY)
             yield fd
         finally:
             os.close(fd)

@@ -34,7 +34,7 @@ while len(os.read(client.fileno(), 1000)) == 1000 and os.write(accepted.fileno()
 @pytest.mark.containerd
 @pytest.mark.parametrize("api", ["runtime.v1", "runtime.v1alpha2"])
 def test_pod_life_matches_containerds_own_count(containerd: Containerd, registry: Registry, api: str) -> None:
-    before = Counter(containerd.metrics())
+    before = Counter(containerd.settled_metrics())
     with CriClient(containerd.address, registry) as client:
         events = client.stream(EVENTS, "Subscribe")
         pod = pod_life(client, f"life-{containerd.token}", containerd.cgroup_parent, api)

@@ -47,6 +47,11 @@ def peer() -> Iterator[Callable[..., Peer]]:
         each.kill()
 
 
+def running_tasks(containerd: Containerd) -> list[str]:
+    """Each container with its pid and state."""
+    return sorted(containerd.ctr("tasks", "ls").splitlines())
+
+
 @pytest.mark.parametrize("part", [WORKER, HOLDER, RECORDER])
 def test_killed_again_and_again_under_containerd_no_call_fails_and_no_container_dies(
     containerd: Containerd,
@@ -69,7 +74,7 @@ def test_killed_again_and_again_under_containerd_no_call_fails_and_no_container_
             pod = Pod(client, f"kills-{part}-{containerd.token}", containerd.cgroup_parent)
             pod.run()
             pod.start_container()
-            shims, tasks = containerd.shims(), containerd.ctr("tasks", "ls")
+            shims, tasks = containerd.shims(), running_tasks(containerd)
             shim_socket = str(containerd.shim_socket(pod.sandbox_id))
             calls = peer(tmp_path / "runtime.account", containerd.address, shim_socket, pod.container_id)
             traffic.start()
@@ -81,7 +86,7 @@ def test_killed_again_and_again_under_containerd_no_call_fails_and_no_container_
             killed = relay.kill(part, enough, most=MOST)
             runtime, accounts = calls.stop(), traffic.stop()
             assert containerd.shims() == shims
-            assert containerd.ctr("tasks", "ls") == tasks  # the same pids, running
+            assert running_tasks(containerd) == tasks  # the same pids, running
             pod.remove_container()
             pod.remove()
         relay.leave()

@@ -57,7 +57,7 @@ def traced(
 
 
 def trace_a_pod(api: str, containerd: Containerd, registry: Registry, capture: Path) -> Traced:
-    before, logged = Counter(containerd.metrics()), containerd.log.stat().st_size
+    before, logged = Counter(containerd.settled_metrics()), containerd.log.stat().st_size
     with Trace(containerd, capture) as trace:
         with CriClient(containerd.address, registry) as client:
             events = client.stream(EVENTS, "Subscribe")

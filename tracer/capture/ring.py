@@ -7,8 +7,6 @@ import re
 import time
 from dataclasses import dataclass
 
-from protos.errors import PodwireError
-
 
 @dataclass(frozen=True, slots=True)
 class Ring:
@@ -38,15 +36,24 @@ class Ring:
 
     def list(self) -> list[tuple[int, str]]:
         """Return the files that are there, by number, the oldest first."""
-        folder, name = os.path.split(self.path)
-        base, ext = os.path.splitext(name)
-        form = re.compile(re.escape(base) + r"_(\d{5,})_(\d{14})" + re.escape(ext))
-        found = []
-        for entry in os.listdir(folder):
-            match = form.fullmatch(entry)
-            if match and match[2] >= self.since:
-                found.append((int(match[1]), f"{folder}/{entry}"))
-        return sorted(found)
+        folder = os.path.dirname(self.path) or "."
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            return []
+        form = self._form()
+        found = [(match, name) for name in names if (match := form.fullmatch(name)) and match[2] >= self.since]
+        return sorted((int(match[1]), f"{folder}/{name}") for match, name in found)
+
+    def number_of(self, path: str) -> int:
+        """Return the number of one of the files."""
+        match = self._form().fullmatch(os.path.basename(path))
+        assert match is not None, path
+        return int(match[1])
+
+    def _form(self) -> re.Pattern[str]:
+        base, ext = os.path.splitext(os.path.basename(self.path))
+        return re.compile(re.escape(base) + r"_(\d{5,})_(\d{14})" + re.escape(ext))
 
 
 def stamp() -> str:
@@ -57,13 +64,3 @@ def stamp() -> str:
 def create(path: str) -> int:
     """Make a file that was not there, of mode 0600, for writing."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-
-def newest(path: str) -> str:
-    """Return the newest file of the ring that a capture's path stands for; the path itself where it is a file."""
-    if os.path.exists(path):
-        return path
-    files = Ring(path).list()
-    if not files:
-        raise PodwireError(f"{path}: there is no such file, and none of a ring")
-    return max(files, key=lambda each: os.stat(each[1]).st_mtime_ns)[1]

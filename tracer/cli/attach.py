@@ -14,8 +14,8 @@ from tracer.cli.decode import add_output_options, make_printer
 from tracer.cli.trace import Shown
 
 if TYPE_CHECKING:  # heavy: imported by run
+    from tracer.capture.growing import GrowingCapture
     from tracer.capture.packets import Notice, Packet
-    from tracer.capture.reader import CaptureFile
     from tracer.pipeline import Decoder
     from tracer.sessions import Session
 
@@ -41,13 +41,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Follow until the session's capture is complete, or Ctrl-C; returns the exit status. Raises PodwireError."""
     from tracer import sessions
-    from tracer.capture.reader import open_capture
+    from tracer.capture.growing import open_growing
 
     alive = [each for each in sessions.read_sessions() if each.state != sessions.DEAD]
     if args.session is None:
         alive = [each for each in alive if each.recording]
     session = sessions.choose(alive, args.session)
-    with open_capture(session.capture, follow=True) as file:
+    with open_growing(session.capture, oldest=args.from_start) as file:
         following = Following(session, file)
         try:
             _print(following, Shown(make_printer(args, sys.stdout), sys.stdout, 0), from_start=args.from_start)
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 class Following:
     """A session, and its capture as it grows."""
 
-    def __init__(self, session: Session, file: CaptureFile) -> None:
+    def __init__(self, session: Session, file: GrowingCapture) -> None:
         self.session: Session | None = session
         """As it was at the last look; None if it has ended by then."""
         self.file = file
@@ -74,11 +74,12 @@ class Following:
 
     def batches(self) -> Iterator[list[Packet | Notice]]:
         """What the capture has and gets, until nothing more can come; an empty batch where there is nothing new."""
+        from tracer.capture.growing import watched
         from tracer.relay import system
 
         changed = system.inotify_init()
         try:
-            system.inotify_add_watch(changed, self._capture, _IN_MODIFY)
+            system.inotify_add_watch(changed, watched(self._capture), _IN_MODIFY)
             while True:
                 recording = self.session is not None and self.session.recording
                 batch = self.file.read_available()  # after that look: all that was written by then is found

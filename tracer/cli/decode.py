@@ -14,6 +14,7 @@ from protos.errors import PodwireError
 if TYPE_CHECKING:  # heavy: imported by run, so that --help and usage errors are quick
     from protos.registry import Registry
     from tracer.calls import Finding, Update
+    from tracer.capture.growing import GrowingCapture
     from tracer.capture.packets import Notice, Packet
     from tracer.capture.reader import CaptureFile
 
@@ -47,7 +48,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="print the calls of a capture file",
         description="Print the calls of a pcapng or pcap file (gzip too), one line a call.",
     )
-    parser.add_argument("file", nargs="?", metavar="FILE", help="the capture; - is stdin")
+    parser.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="the capture; - is stdin; of a ring (trace -b) a file, or the name given to -w for all",
+    )
     parser.add_argument("-r", dest="read", metavar="FILE", help="the same, as tcpdump has it")
     parser.add_argument("-c", dest="packets", type=positive, metavar="N", help="stop after N packets")
     parser.add_argument("--calls", type=positive, metavar="N", help="stop after N calls have ended")
@@ -118,7 +124,7 @@ def make_printer(args: argparse.Namespace, stdout: TextIO) -> Printer:
 
 def run(args: argparse.Namespace) -> int:
     """Decode a file to its end. Returns 0. Raises PodwireError, for a file that breaks off once all before is out."""
-    from tracer.capture.reader import open_capture
+    from tracer.capture.growing import open_recorded
 
     # Hardly anything made here refers to itself, and most of it dies young: looking for cycles every 700 objects costs
     # a tenth of the time and finds none. What was imported stays.
@@ -129,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
         raise PodwireError("decode needs one capture file: podwire decode FILE (- is stdin)")
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    with open_capture(path) as capture:
+    with open_recorded(path) as capture:
         broken = _print(capture, make_printer(args, sys.stdout), args.packets, args.calls)
     if broken:
         sys.stdout.flush()
@@ -137,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print(capture: CaptureFile, printer: Printer, packets: int | None, calls: int | None) -> str:
+def _print(capture: CaptureFile | GrowingCapture, printer: Printer, packets: int | None, calls: int | None) -> str:
     """Print up to so many packets or calls; return why the file could not be read to its end, or nothing."""
     from tracer.pipeline import Decoder
 
@@ -168,7 +174,7 @@ def broken_off(notice: Finding) -> str:
     return f"{notice.reason} (at byte {notice.offset}; what came before is decoded)"
 
 
-def with_progress(capture: CaptureFile) -> Iterator[Packet | Notice]:
+def with_progress(capture: CaptureFile | GrowingCapture) -> Iterator[Packet | Notice]:
     """Read a capture to its end; say how far it is on stderr, if that is a terminal and the lines go elsewhere."""
     size = capture.size
     if size is None or size < PROGRESS_BYTES or not sys.stderr.isatty() or sys.stdout.isatty():

@@ -56,12 +56,12 @@ def run(args: argparse.Namespace) -> int:
 
 def read_open(path: str) -> tuple[list[Call], int, str]:
     """Read a capture; return the calls open at its end, the time of its last packet, and why it broke off, if so."""
-    from tracer.capture.reader import open_capture
+    from tracer.capture.growing import open_recorded
     from tracer.pipeline import Decoder
 
     decoder = Decoder()
     broken = ""
-    with open_capture(path) as capture:
+    with open_recorded(path) as capture:
         for item in capture:
             for update in decoder.feed(item):
                 if update.kind == "notice" and update.fatal:
@@ -81,9 +81,10 @@ def running_capture() -> str:
 
 
 def _being_written() -> list[str]:
+    from tracer.capture.growing import newest
     from tracer.sessions import TRACING, read_sessions
 
-    return [session.capture for session in read_sessions() if session.state == TRACING]
+    return [newest(session.capture) for session in read_sessions() if session.state == TRACING]
 
 
 def stuck_text(calls: list[Call], registry: Registry, end_ns: int) -> list[str]:

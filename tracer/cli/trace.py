@@ -16,12 +16,13 @@ from tracer.output.escape import escape
 
 if TYPE_CHECKING:  # heavy: imported by run
     from tracer.calls import Update
+    from tracer.capture.ring import Ring
     from tracer.live import Live
     from tracer.pipeline import Decoder
     from tracer.relay.targets import Target
 
-SPOOL_BYTES = 256 << 20
-"""A trace without a file of its own ends when its spool has grown to this."""
+SPOOL = (8, 32)
+"""A trace without a file of its own keeps the last so many files of so many MiB each, while it runs."""
 _LAG_NS = 200_000_000
 """What has passed may take so long to be in the file: a call is not called unanswered before."""
 _STDOUT_S = 1.0
@@ -43,11 +44,27 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--calls", metavar="N", type=positive, default=0, help="stop after N calls have ended")
     parser.add_argument(
         "-a",
-        metavar="duration:S|filesize:KB",
+        metavar="duration:S|filesize:KB|files:N",
         type=_stop,
         action="append",
         default=[],
-        help="stop after so many seconds, or when the file has so many kB (of 1000 bytes)",
+        help="stop after so many seconds, so many kB (of 1000 bytes) of capture, or so many files of -b",
+    )
+    parser.add_argument(
+        "-b",
+        metavar="duration:S|filesize:KB|files:N",
+        type=_stop,
+        action="append",
+        default=[],
+        help="write a row of files (FILE_00001_YYYYMMDDHHMMSS ...), each of which is read alone: the next one after "
+        "so many seconds or kB; keep so many, the oldest go",
+    )
+    parser.add_argument(
+        "--spool",
+        metavar="FILESxMIB",
+        type=_spool,
+        default=SPOOL,
+        help="without -w, or with -w -: keep so many files of so many MiB while it runs (8x32)",
     )
     parser.add_argument(
         "--socket",
@@ -70,9 +87,37 @@ def _stop(text: str) -> tuple[str, float]:
         number = float(value)
     except ValueError:
         number = 0.0
-    if kind not in ("duration", "filesize") or not 0 < number < 1e12:
-        raise argparse.ArgumentTypeError(f"{text} is not duration:SECONDS or filesize:KB")
+    if kind not in ("duration", "filesize", "files") or not 0 < number < 1e12 or (kind == "files" and number % 1):
+        raise argparse.ArgumentTypeError(f"{text} is not duration:SECONDS, filesize:KB or files:N")
     return kind, number
+
+
+def _spool(text: str) -> tuple[int, int]:
+    files, _, size = text.partition("x")
+    if not (files.isdecimal() and size.isdecimal() and 2 <= int(files) <= 1000 and 1 <= int(size) <= 1 << 20):
+        raise argparse.ArgumentTypeError(f"{text} is not FILESxMIB, with two files at least")
+    return int(files), int(size)
+
+
+def make_ring(args: argparse.Namespace, capture: str) -> Ring | None:
+    """Return the row of files that the options ask for, None for one file. Raises PodwireError."""
+    from tracer.capture.ring import Ring, stamp
+
+    rotate, stops = dict(args.b), dict(args.a)
+    if args.w in (None, "-"):
+        if rotate:
+            raise PodwireError("-b needs -w FILE")
+        files, size = args.spool
+        return Ring(capture, bytes=size << 20, files=files, since=stamp())
+    if not rotate:
+        if "files" in stops:
+            raise PodwireError("-a files:N needs -b")
+        return None
+    if not rotate.keys() & {"duration", "filesize"}:
+        raise PodwireError("-b files:N needs -b duration:S or -b filesize:KB")
+    size = int(rotate.get("filesize", 0) * 1000)
+    keep, most = int(rotate.get("files", 0)), int(stops.get("files", 0))
+    return Ring(capture, rotate.get("duration", 0.0), size, keep, most, stamp())
 
 
 def run(args: argparse.Namespace) -> int:
@@ -96,8 +141,9 @@ def run(args: argparse.Namespace) -> int:
     stops = dict(args.a)
     named = args.w not in (None, "-")
     capture = os.path.abspath(args.w) if named else f"{spool_folder()}/trace-{os.getpid()}.pcapng"
-    most = int(stops.get("filesize", 0) * 1000) or (0 if named else SPOOL_BYTES)
-    options = Options(targets, Limits(args.c, most), stops.get("duration", 0.0), args.force)
+    ring = make_ring(args, capture)
+    most = int(stops.get("filesize", 0) * 1000)
+    options = Options(targets, Limits(args.c, most), stops.get("duration", 0.0), args.force, ring)
     out = None if args.w == "-" and not args.P else (sys.stderr if args.w == "-" else sys.stdout)
     live = Live(options, capture, _say, {})
     for target in targets:
@@ -114,7 +160,7 @@ def run(args: argparse.Namespace) -> int:
                 detached = True
                 _say(_how_to_go_on(live.session, capture))
                 return 0
-            copy = CopyOut(capture, sys.stdout.fileno()) if args.w == "-" else None
+            copy = CopyOut(ring, sys.stdout.fileno()) if args.w == "-" and ring is not None else None
             shown = None if out is None else Shown(make_printer(args, out), out, args.calls)
             _follow(live, Decoder(), shown, copy)
         if copy is not None:
@@ -122,9 +168,10 @@ def run(args: argparse.Namespace) -> int:
             if lost:
                 _say(f"stdout was not read to the end: {lost} bytes of the capture are lost")
     finally:
-        if not named and not detached:
-            with suppress(FileNotFoundError):  # another trace that started meanwhile may have removed it
-                os.unlink(capture)
+        if not named and not detached and ring is not None:
+            for _, path in ring.list():
+                with suppress(FileNotFoundError):  # another trace that started meanwhile may have removed it
+                    os.unlink(path)
     if live.vanished:
         raise PodwireError(f"{live.vanished}: the folder was removed, nothing is left to trace")
     if live.draining:
@@ -209,9 +256,14 @@ def _follow(live: Live, decoder: Decoder, shown: Shown | None, copy: CopyOut | N
 
 
 class CopyOut:
-    """Copies a file that grows to a descriptor that may be slow; never waits for it before the end."""
+    """Copies the files of a ring, one behind the other, to a descriptor that may be slow; never waits for it before the
+    end. pcapng takes several sections behind each other, so this is one capture."""
 
-    def __init__(self, path: str, fd: int) -> None:
+    def __init__(self, ring: Ring, fd: int) -> None:
+        from tracer.capture.growing import Row
+
+        number, path = ring.list()[0]
+        self._row = Row(ring, number)
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 # closed in `finish`
         self._fd = fd
         self._rest = b""
@@ -219,14 +271,25 @@ class CopyOut:
 
     def copy(self) -> bool:
         """Pass on what can be passed on; whether everything there is has gone."""
+        self._row.look()
         while True:
             self._rest = self._rest or self._file.read(1 << 16)
-            if not self._rest:
+            if not self._rest and not self._next():
                 return True
             try:
                 self._rest = self._rest[os.write(self._fd, self._rest) :]
             except BlockingIOError:
                 return False
+
+    def _next(self) -> bool:
+        """Go on with the next file, if this one has no more."""
+        path = self._row.next()
+        if path is None:
+            return False
+        self._rest = self._file.read()  # what came between that look and the end of the file
+        self._file.close()
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 # closed in `finish`
+        return True
 
     def finish(self, seconds: float) -> int:
         """Wait so long at most for the reader; returns the bytes that it has not taken."""
@@ -234,7 +297,8 @@ class CopyOut:
         try:
             while not self.copy() and time.monotonic() < until:
                 select.select([], [self._fd], [], 0.05)
-            return len(self._rest) + os.fstat(self._file.fileno()).st_size - self._file.tell()
+            here = len(self._rest) + os.fstat(self._file.fileno()).st_size - self._file.tell()
+            return here + self._row.look() + self._row.lost
         finally:
             os.set_blocking(self._fd, True)
             self._file.close()

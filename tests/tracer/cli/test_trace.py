@@ -106,6 +106,75 @@ def test_packets_calls_duration_and_size_stop_it(folder: Path, server: Path, tra
             assert 4000 <= capture.stat().st_size < 8000
 
 
+def test_a_ring_prints_what_one_file_would_and_keeps_the_newest(folder: Path, server: Path, trace: Start) -> None:
+    ring = folder / "x.pcapng"
+    traced = trace("-w", str(ring), "-b", "filesize:40", "-b", "files:3", "--json")
+    with client(server) as call:
+        waiting = call("Status", wait=False)
+        for number in range(40):
+            call("Version", version=f"{number:03d}" * 1000)
+        traced.wait_for(lambda: len(traced.printed()) == 40)
+        stuck = run("stuck").stdout
+        assert "Status" in stuck, stuck
+        assert traced.interrupt() == 0
+        waiting.cancel()
+    lines = [json.loads(line) for line in traced.printed()]
+    assert [line["state"] for line in lines] == ["ended"] * 40 + ["open"]
+    assert all(line["seen_start"] for line in lines)
+    names = sorted(path.name for path in folder.glob("x_*"))
+    assert len(names) == 3
+    assert int(names[-1].split("_")[1]) > 3
+    assert not ring.exists()
+    last = [json.loads(line) for line in run("decode", "--json", str(folder / names[-1])).stdout.splitlines()]
+    (status,) = (line for line in last if line["method"] == "Status")
+    assert (status["state"], status["seen_start"]) == ("open", False)
+    assert status["time"] == lines[-1]["time"]
+
+
+def test_it_stops_after_so_many_files(folder: Path, server: Path, trace: Start) -> None:
+    traced = trace("-w", str(folder / "x.pcapng"), "-b", "duration:0.3", "-a", "files:3")
+    with client(server) as call:
+        while traced.process.poll() is None:
+            call("Version")
+            time.sleep(0.02)
+    assert traced.process.returncode == 0
+    assert len(list(folder.glob("x_0000[123]_*.pcapng"))) == len(list(folder.glob("x_*"))) == 3
+
+
+def test_w_minus_is_one_capture_although_the_spool_is_many_files(folder: Path, server: Path, trace: Start) -> None:
+    traced = trace("-w", "-", "--spool", "8x1")
+    with client(server) as call:
+        waiting = call("Status", wait=False)
+        for number in range(60):
+            call("Version", version=f"{number:03d}" * 10_000)
+        assert traced.interrupt() == 0
+        waiting.cancel()
+    with traced.out.open("rb") as piped:
+        decoded = [json.loads(line) for line in run("decode", "--json", "-", stdin=piped).stdout.splitlines()]
+    assert [line.get("state", line) for line in decoded] == ["ended"] * 60 + ["open"]
+    assert traced.out.read_bytes().count(b"\n\r\r\n") > 2  # sections
+    if shutil.which("tshark"):
+        with traced.out.open("rb") as piped:
+            read = subprocess.run(
+                ["tshark", "-r", "-", "-Y", "grpc", "-T", "fields", "-e", "grpc.message_length"],
+                stdin=piped, capture_output=True, text=True, check=True,
+            )  # fmt: skip
+        assert len(read.stdout.splitlines()) >= 120
+
+
+def test_b_and_spool_by_mistake(folder: Path, server: Path) -> None:
+    for words, said in (
+        (("-b", "filesize:10"), "-b needs -w FILE"),
+        (("-w", "x", "-b", "files:3"), "-b files:N needs -b duration:S or -b filesize:KB"),
+        (("-w", "x", "-a", "files:3"), "-a files:N needs -b"),
+        (("-b", "packets:3"), "is not duration:SECONDS, filesize:KB or files:N"),
+        (("--spool", "1x1"), "is not FILESxMIB"),
+    ):
+        done = run("trace", "--socket", f"cri={server}", "--socket", f"task={folder}/s", *words)
+        assert done.returncode == 2
+        assert said in done.stderr
+
+
 def test_with_w_minus_stdout_carries_the_capture_and_p_prints_on_stderr(
     folder: Path, server: Path, trace: Start
 ) -> None:
