@@ -44,6 +44,7 @@ def record(path: Path, steps: list[Step], *, content: bytes = b"", ring: int = 4
         assert not any(put(writer, step) for step in steps), "the ring is too small"
         Recorder(os.open(path, os.O_RDWR), Limits(), link).run(shared)
         assert shared.words[sh.RECORDER_STATE] == RecorderState.COMPLETE
+        assert shared.words[sh.TAIL] < shared.words[sh.HEAD], "whoever comes after a kill now has to see the END"
     return shared
 
 
@@ -58,6 +59,13 @@ def blocks_of(data: bytes) -> list[int]:
 def test_a_recorder_killed_at_any_block_is_gone_on_after(tmp_path: Path) -> None:
     """All records come again, as if none had been released; what the file has already is passed over."""
     steps = script(1, 60, 70_000)
+    last = steps[-1].time_ns
+    steps[-1:] = [
+        opening(99, 1, last),
+        Step(Kind.FIN, 0, 99, 0, last, b""),
+        Step(Kind.FIN, 1, 99, 0, last, b""),
+        steps[-1],
+    ]
     record(tmp_path / "whole", steps)
     whole = (tmp_path / "whole").read_bytes()
     wanted = expected(steps)

@@ -26,6 +26,7 @@ from tests.tracer.capture.rings import (
 from tests.tracer.capture.test_recorder import run_in_child
 from tracer.calls import Call, Finding
 from tracer.capture.flows import FlowClosed, FlowData, FlowGap, FlowOpened, FlowTable
+from tracer.capture.growing import GrowingCapture, Row
 from tracer.capture.packets import CARRIED_OVER, Packet
 from tracer.capture.reader import open_capture
 from tracer.capture.recorder import Limits, Recorder
@@ -211,3 +212,30 @@ def test_only_the_newest_files_are_kept(tmp_path: Path) -> None:
     assert len(numbers) == 3
     assert numbers[-1] == last > 5
     assert foreign.exists()
+
+
+def test_what_comes_between_the_last_look_and_the_next_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = Ring(str(tmp_path / "x.pcapng"), bytes=200_000)
+    record(tmp_path, script(13, 100, 30_000), ring)
+    (_, first), (_, second), *others = ring.list()
+    for _, path in others:
+        os.unlink(path)
+    whole = Path(first).read_bytes()
+    Path(first).write_bytes(whole[:50_000])
+    os.rename(second, tmp_path / "later")
+    with GrowingCapture(first, ring) as capture:
+        found = capture.read_available()
+        assert capture.read_available() == []
+        look = Row.next
+
+        def next_one(row: Row) -> str | None:
+            if not os.path.exists(second):
+                Path(first).write_bytes(whole)
+                os.rename(tmp_path / "later", second)
+            return look(row)
+
+        monkeypatch.setattr(Row, "next", next_one)
+        found += capture.read_available()
+    assert found == packets_of(first)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from dissectors import http2
+from dissectors.grpc_messages import PREFIX
+from dissectors.hpack import Decoder
+from tests.dissectors.http2_writer import Writer
+from tests.dissectors.support import REQUEST, RESPONSE
+from tracer.capture.carry import MAX_MESSAGE, Carried, Follower
+
+ASK = [(":method", "POST"), (":path", "/a.B/C"), ("content-type", "application/grpc"), ("x-own", "kept")]
+
+
+def pieces(follower: Follower, direction: int) -> list[bytes | int]:
+    return [each.piece for each in follower.carried() if each.direction == direction]
+
+
+def read(follower: Follower, direction: int) -> tuple[list[http2.Item], Decoder]:
+    """What a reader makes of the beginning, and its header table after it."""
+    reader = http2.FrameReader(REQUEST if direction == 0 else RESPONSE)
+    decoder = Decoder()
+    decoder.allow_table_size(65536)
+    items: list[http2.Item] = []
+    for piece in pieces(follower, direction):
+        items += reader.lost(piece) if isinstance(piece, int) else reader.feed(piece)
+    for item in items:
+        if isinstance(item, http2.Frame) and item.type == http2.HEADERS:
+            assert decoder.decode(item.payload), "tshark 4.0 asserts that a block has a header"
+    return items, decoder
+
+
+def started() -> tuple[Follower, Writer, Writer]:
+    follower, client, server = Follower(), Writer(REQUEST), Writer(RESPONSE)
+    follower.feed(*client.start(header_table_size=65536), 1)
+    follower.feed(*server.start(), 1)
+    return follower, client, server
+
+
+def test_a_server_that_speaks_first_makes_no_preface_of_the_client() -> None:
+    follower = Follower()
+    follower.feed(*Writer(RESPONSE).start(), 1)
+    assert pieces(follower, 0) == []
+    follower.feed(0, http2.PREFACE[:9], 2)
+    assert b"".join(piece for piece in pieces(follower, 0) if isinstance(piece, bytes)) == http2.PREFACE[:9]
+
+
+def test_the_table_and_its_size_are_carried_even_where_nothing_is_in_it() -> None:
+    follower, client, server = started()
+    server.encoder.header_table_size = 65536
+    follower.feed(*client.headers(1, ASK), 2)
+    follower.feed(*server.headers(1, [(":status", "200")]), 3)
+    _, decoder = read(follower, 1)
+    assert decoder.table() == (65536, [])
+    _, decoder = read(follower, 0)
+    assert ("x-own", "kept") in decoder.table()[1]
+
+
+def test_open_calls_are_carried_with_their_beginning_and_ended_ones_are_not() -> None:
+    follower, client, server = started()
+    for number in (1, 3, 5):
+        follower.feed(*client.headers(number, ASK, end=True), number)
+    follower.feed(*server.headers(1, [("grpc-status", "0")], end=True), 6)
+    follower.feed(*client.reset(3, 8), 7)
+    begun = [(each.direction, each.began_ns) for each in follower.carried() if each.began_ns]
+    assert begun == [(0, 5)]
+
+
+def test_a_message_under_way_is_carried_and_one_too_long_is_a_gap() -> None:
+    follower, client, _ = started()
+    follower.feed(*client.headers(1, ASK), 2)
+    follower.feed(*client.data(1, PREFIX.pack(0, 100) + b"x" * 60), 3)
+    items, _ = read(follower, 0)
+    data = [item for item in items if isinstance(item, http2.Frame) and item.type == http2.DATA]
+    assert [item.payload for item in data] == [PREFIX.pack(0, 100) + b"x" * 60]
+    follower.feed(*client.data(1, b"x" * 40 + PREFIX.pack(0, MAX_MESSAGE) + b"\xee"), 4)
+    assert follower.carried()[-1] == Carried(0, 1)
+    assert not any(b"\xee" in piece for piece in pieces(follower, 0) if isinstance(piece, bytes))
+
+
+def test_after_a_gap_a_gap_is_carried() -> None:
+    follower, client, _ = started()
+    follower.feed(*client.headers(1, ASK), 2)
+    follower.lost(0, 1000)
+    assert 1 in pieces(follower, 0)
+    assert 1 not in pieces(follower, 1)
