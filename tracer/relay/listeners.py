@@ -10,6 +10,7 @@ import errno
 import heapq
 import itertools
 import json
+import math
 import os
 import select
 import socket
@@ -41,20 +42,24 @@ class Timers:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
+        self.due = math.inf
+        """When the next one is, by CLOCK_MONOTONIC."""
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
         """Do `act` in so many seconds."""
         heapq.heappush(self._heap, (time.monotonic() + seconds, next(self._count), act))
+        self.due = self._heap[0][0]
 
     def wait(self) -> float:
         """Seconds until the next is due; -1 if there is none."""
-        return max(0.0, self._heap[0][0] - time.monotonic()) if self._heap else -1
+        return max(0.0, self.due - time.monotonic()) if self._heap else -1
 
     def run_due(self) -> None:
         """Do what is due."""
         now = time.monotonic()
         while self._heap and self._heap[0][0] <= now:
             heapq.heappop(self._heap)[2]()
+        self.due = self._heap[0][0] if self._heap else math.inf
 
 
 @dataclass(slots=True)

@@ -31,14 +31,15 @@ from tracer.relay.watch import Watcher
 
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.001, 0.050
-_CLOCK_CHECK_S = 1.0
+_PACE_S = 0.1
+"""How often, while there is something to do, it is looked at the wall clock and at how much there is."""
 _CLOCK_STEP_NS = 1_000_000
 """A wall clock that differs by more was set, not slewed."""
 _RESERVE = 64
 """Descriptors kept aside, and given up to serve what is queued when they run out; a quarter of a low limit."""
 _OWED_S = 0.010
-_QUIET_TURNS = 500
-"""With fewer a second, waking at once is what matters (priority.py)."""
+_QUIET_TURNS = 50
+"""With fewer in that time, waking at once is what matters (priority.py)."""
 _EVENTS = 64
 """Most that one turn takes."""
 _BARREN_UNRECORDED, _BARREN_DIRECT = 3, 6
@@ -79,7 +80,7 @@ class Worker:
         self._quiet, self._tick = True, self._words[sh.TICK]
         self._leaving = False
         self._cutting = False
-        self._clock_checked = time.monotonic()
+        self._pace_at = time.monotonic() + _PACE_S
         self._clock_told = 0
         self._suspects: set[int] = set()
         """Listeners one of whose upstream connections has ended."""
@@ -90,13 +91,14 @@ class Worker:
 
     def run(self) -> None:
         """Relay until told to leave and the last connection has ended."""
-        handlers, epoll, words = self._context.handlers, self._epoll, self._words
+        handlers, epoll, words, timers = self._context.handlers, self._epoll, self._words, self._timers
+        owed, suspects, monotonic = self._context.owed, self._suspects, time.monotonic
         self._start()
         self._keep_reserve()
         tick = words[sh.TICK]
         while not self._leaving or not self._over():
             try:
-                ready = epoll.poll(self._timers.wait(), _EVENTS)
+                ready = epoll.poll(timers.wait(), _EVENTS)
             except InterruptedError:
                 continue
             tick += 1
@@ -109,13 +111,15 @@ class Worker:
                     except Exception as error:  # a fault of ours must not stop the traffic of the others
                         self.tell("failed", text=f"{type(error).__name__}: {error} (descriptor {fd}, closed)")
                         self._abandon(fd)
-            try:
-                self._timers.run_due()
-                self._after_a_turn()
-            except OSError as error:
-                if error.errno not in _NO_DESCRIPTORS:
-                    raise
-                self._look_with_the_reserve()
+            now = monotonic()
+            if now >= timers.due or now >= self._pace_at or suspects or owed:  # not in nearly every turn
+                try:
+                    timers.run_due()
+                    self._between_turns(now)
+                except OSError as error:
+                    if error.errno not in _NO_DESCRIPTORS:
+                        raise
+                    self._look_with_the_reserve()
         self._end()
 
     def _start(self) -> None:
@@ -253,7 +257,7 @@ class Worker:
         done = self._words[sh.RECORDER_STATE] != sh.RecorderState.RUNNING and not self._words[sh.RECORDER_PID]
         return self._leaving and done and not self._connections and not len(self._listeners)
 
-    def _after_a_turn(self) -> None:
+    def _between_turns(self, now: float) -> None:
         context = self._context
         if context.owed:
             context.pay()
@@ -262,13 +266,14 @@ class Worker:
         for number in self._suspects:
             self._listeners.check_number(number)
         self._suspects.clear()
-        now = time.monotonic()
-        if now - self._clock_checked > _CLOCK_CHECK_S:
-            self._clock_checked = now
+        if now >= self._pace_at:
+            self._pace_at = now + _PACE_S
             self._check_clock()
             tick = self._words[sh.TICK]
-            self._quiet, self._tick = tick - self._tick < _QUIET_TURNS, tick
-            self._set_priority()
+            quiet, self._tick = tick - self._tick < _QUIET_TURNS, tick
+            if quiet != self._quiet:
+                self._quiet = quiet
+                self._set_priority()
 
     def _check_clock(self) -> None:
         by = time.time_ns() - self._context.now_ns()
