@@ -9,6 +9,7 @@ While a successor closes what no record names, the holder has no descriptor open
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -36,6 +37,8 @@ _RECORDERS = 3
 """So many recorders that die without taking a record out of the ring, and there is none any more."""
 _PATIENCE = 8
 """After so many deaths in a row without a chunk forwarded, each successor comes a little later."""
+_SCARCE = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_AGAIN_S = 0.010
 _NESTED = 100_000
 """A process that is cloned goes on in the midst of its parent's calls, and its own successors in the midst of its."""
 
@@ -57,8 +60,7 @@ class Holder:
         if not self._words[sh.RECORDER_PID] and self._words[sh.RECORDER_STATE] == RecorderState.RUNNING:
             self._start_recorder()
         while self._watch():
-            if not self._succeed():
-                return
+            self._succeed()
 
     def _watch(self) -> bool:
         """Until the worker is dead; False if it had ended in order, and all is over."""
@@ -101,31 +103,30 @@ class Holder:
         _reap(words[sh.WORKER_PID])
         return words[sh.STATE] != sh.State.ENDED
 
-    def _succeed(self) -> bool:
-        """Clone a successor, and wait until it has taken over; False if that cannot be done."""
+    def _succeed(self) -> None:
+        """Clone a successor, and wait until it has taken over, or has died too."""
         self._words[sh.DEATHS] += 1
         # A takeover sets ACTIVE to 0; each chunk sets it again.
         self._words[sh.BARREN] = 0 if self._words[sh.ACTIVE] else self._words[sh.BARREN] + 1
         time.sleep(min(1.0, 0.05 * max(0, self._words[sh.BARREN] - _PATIENCE)))
-        pid = system.clone_sharing_descriptors()
+        pid = _tried_again(system.clone_sharing_descriptors)
         if pid == 0:
             leave_process(lambda: self._run_worker(self._relay, True))
         until = time.monotonic() + _TAKEOVER_S
         while self._words[sh.WORKER_PID] != pid:
             if os.waitpid(pid, os.WNOHANG)[0]:
                 self._words[sh.WORKER_PID] = pid  # dead before it said so
-                return True
+                return
             if time.monotonic() > until:
                 os.kill(pid, signal.SIGKILL)
             time.sleep(0.0005)
-        return True
 
     # --- the recorder ---
 
     def _start_recorder(self) -> None:
         relay = self._relay
         self._tail = self._words[sh.TAIL]
-        pid = os.fork()
+        pid = _tried_again(os.fork)
         if pid == 0:
             leave_process(self._record)
         self._words[sh.RECORDER_PID] = pid
@@ -173,8 +174,10 @@ class _Watched:
         self.watch(pid)
 
     def watch(self, pid: int) -> None:
-        with suppress(OSError):
-            self.fd = os.pidfd_open(pid) if pid else -1
+        if pid:
+            # Without a descriptor to watch it by it is not dead: taken for dead, there would be two of it.
+            with suppress(ProcessLookupError):
+                self.fd = _tried_again(lambda: os.pidfd_open(pid))
 
     def kill(self) -> None:
         signal.pidfd_send_signal(self.fd, signal.SIGKILL)
@@ -200,6 +203,17 @@ def become(name: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     sys.setrecursionlimit(_NESTED)
     gc.freeze()
+
+
+def _tried_again(act: Callable[[], int]) -> int:
+    """Do it as soon as there are the descriptors, the memory and the processes for it: nobody else would."""
+    while True:
+        try:
+            return act()
+        except OSError as error:
+            if error.errno not in _SCARCE:
+                raise
+            time.sleep(_AGAIN_S)
 
 
 def _send(link: socket.socket, what: dict[str, object]) -> None:

@@ -68,9 +68,9 @@ def count_again(shared: Shared) -> int:
 
 
 def _take_off_the_source(fd: int, count: int) -> None:
-    """Bytes that were sent from a peek and still lie in the source."""
-    with socket.socket(fileno=os.dup(fd)) as source:
-        source.recv(count)
+    """Bytes that were sent from a peek, and still lie in the source unless the dead worker had taken them."""
+    with socket.socket(fileno=os.dup(fd)) as source, suppress(OSError):
+        source.recv(count, socket.MSG_DONTWAIT)
 
 
 def finish_record(shared: Shared, context: Context) -> bool:

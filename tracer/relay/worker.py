@@ -40,6 +40,7 @@ _RESERVE = 64
 _OWED_S = 0.010
 _QUIET_TURNS = 50
 """With fewer in that time, waking at once is what matters (priority.py)."""
+_HOLDER_AGAIN_S = 1.0
 _EVENTS = 64
 """Most that one turn takes."""
 _BARREN_UNRECORDED, _BARREN_DIRECT = 3, 6
@@ -220,14 +221,19 @@ class Worker:
             pid = self._start_holder(self._relay)
         except OSError as error:
             self.tell("failed", text=f"no holder: {error.strerror}: if this relay is killed, its connections are lost")
+            if error.errno != errno.ENOSYS:
+                self._timers.after(_HOLDER_AGAIN_S, self._have_holder)
             return
         self._watch_holder(pid)
 
     def _watch_holder(self, pid: int) -> None:
         try:
             pidfd = os.pidfd_open(pid)
-        except OSError:  # dead already
+        except ProcessLookupError:  # dead already
             self._timers.after(0, self._have_holder)
+            return
+        except OSError:  # it lives, and there is no descriptor to watch it by
+            self._timers.after(_HOLDER_AGAIN_S, partial(self._watch_holder, pid))
             return
         self._handle(pidfd, lambda _events: self._holder_died(pid, pidfd))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -10,12 +11,13 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.tracer.relay.harness import Relay, Server, answers, ask, connect, eventually, main_target, running_relay
+from tracer.relay import holder, system, takeover
 from tracer.relay import shared as sh
-from tracer.relay import takeover
 from tracer.relay.pump import Context, Half
 from tracer.relay.shared import Kind, RingReader, Shared
 
@@ -118,6 +120,52 @@ def test_bytes_sent_from_a_peek_are_taken_off_the_source(dying: Dying) -> None:
     takeover.count_again(dying.shared)
     assert dying.shared.table[dying.half.word_in] == 4
     assert dying.client.recv(100) == CHUNK[4:]
+
+
+def test_bytes_sent_from_a_peek_that_were_taken_off_already_are_no_fault(dying: Dying) -> None:
+    dying.upstream.send(CHUNK)
+    assert dying.client.recv(100) == CHUNK
+    dying.client.setblocking(False)
+    dying.shared.table[dying.half.word_out] = len(CHUNK)
+    takeover.count_again(dying.shared)
+    assert dying.shared.table[dying.half.word_in] == len(CHUNK)
+
+
+def test_a_process_is_not_dead_because_there_is_no_descriptor_to_watch_it_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = iter([OSError(errno.EMFILE, ""), OSError(errno.ENOMEM, ""), 77, ProcessLookupError(errno.ESRCH, "")])
+
+    def pidfd_open(_pid: int) -> int:
+        given = next(opened)
+        if isinstance(given, OSError):
+            raise given
+        return given
+
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+    assert holder._Watched(1).fd == 77
+    assert holder._Watched(1).fd == -1
+
+
+def test_a_successor_that_cannot_be_cloned_at_once_is_cloned_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals = iter([OSError(errno.EAGAIN, ""), OSError(errno.ENOMEM, ""), None])
+    shared = Shared(1 << 20)
+
+    def clone() -> int:
+        if refusal := next(refusals):
+            raise refusal
+        return os.fork()
+
+    def be_worker(_relay: object, succeeding: bool) -> None:
+        assert succeeding
+        shared.words[sh.WORKER_PID] = os.getpid()
+
+    monkeypatch.setattr(system, "clone_sharing_descriptors", clone)
+    one = holder.Holder(SimpleNamespace(shared=shared), be_worker)  # type: ignore[arg-type] # all it needs here
+    one._succeed()
+    pid = shared.words[sh.WORKER_PID]
+    assert os.waitpid(pid, 0) == (pid, 0)
+    assert shared.words[sh.DEATHS] == 1
+    del one
+    shared.close()
 
 
 def has_another_holder(relay: Relay, old: int) -> bool:
