@@ -37,7 +37,6 @@ HINT_S = 10.0
 """Without a call for so long, a trace says how to make one."""
 _SETTLE_S = 1.0
 """What the end of a trace may take: to give paths back, to write the capture out, to read it."""
-_IN_MODIFY = 0x2
 
 Say = Callable[[str], None]
 
@@ -304,7 +303,7 @@ class Live:
     def _watch(self) -> Iterator[int]:
         fd = system.inotify_init()
         try:
-            system.inotify_add_watch(fd, watched(self.capture), _IN_MODIFY)
+            system.inotify_add_watch(fd, watched(self.capture), system.IN_MODIFY)
             yield fd
         finally:
             os.close(fd)

@@ -61,13 +61,7 @@ class RelayProcesses:
 
     def all(self) -> dict[int, str]:
         """Pid and name of those that run."""
-        found = {}
-        for entry in os.listdir("/proc"):
-            if entry.isdigit():
-                name, session = _name_and_session(int(entry))
-                if session == self.session:
-                    found[int(entry)] = name
-        return found
+        return processes_of(self.session)
 
     def wait_for(self, name: str, *, other_than: int = 0) -> int:
         """The pid of the one of this name, as soon as there is one."""
@@ -145,6 +139,17 @@ def kill_one(pid: int, name: str) -> None:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     finally:
         os.close(pidfd)
+
+
+def processes_of(session: int) -> dict[int, str]:
+    """Pid and name of a relay's processes that run: they are a session, named after the first of them."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            name, its_session = _name_and_session(int(entry))
+            if its_session == session:
+                found[int(entry)] = name
+    return found
 
 
 def cpu_seconds(pid: int) -> float:

@@ -115,7 +115,6 @@ class Recorder:
         words = self._words = shared.words
         self._go_on()
         reader = RingReader(shared)
-        self._shared = shared
         poll = select.poll()
         poll.register(shared.recorder_wake, select.POLLIN)
         poll.register(self.link, select.POLLIN)

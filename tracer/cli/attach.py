@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tracer.cli.decode import add_output_options, make_printer
+from tracer.cli.talk import say
 from tracer.cli.trace import Shown
 
 if TYPE_CHECKING:  # heavy: imported by run
@@ -21,7 +22,6 @@ if TYPE_CHECKING:  # heavy: imported by run
 
 _LOOK_AGAIN_S = 0.25
 """The capture is looked at when it changes, the session so often."""
-_IN_MODIFY = 0x2
 
 DESCRIPTION = """
 Print the calls of a running session as they end, from now on. What its capture has already is read for context, and
@@ -53,12 +53,12 @@ def run(args: argparse.Namespace) -> int:
             _print(following, Shown(make_printer(args, sys.stdout), sys.stdout, 0), from_start=args.from_start)
         except KeyboardInterrupt:
             sys.stdout.flush()
-            _say(f"podwire {session.pid} goes on: podwire stop {session.pid} ends it")
+            say(f"podwire {session.pid} goes on: podwire stop {session.pid} ends it")
             return 0
     if following.session is not None and following.session.troubles:
-        _say(f"podwire {session.pid}: {'; '.join(following.session.troubles)}")
+        say(f"podwire {session.pid}: {'; '.join(following.session.troubles)}")
         return 1
-    _say(f"podwire {session.pid} records no more; its capture is {session.capture}")
+    say(f"podwire {session.pid} records no more; its capture is {session.capture}")
     return 0
 
 
@@ -79,7 +79,7 @@ class Following:
 
         changed = system.inotify_init()
         try:
-            system.inotify_add_watch(changed, watched(self._capture), _IN_MODIFY)
+            system.inotify_add_watch(changed, watched(self._capture), system.IN_MODIFY)
             while True:
                 recording = self.session is not None and self.session.recording
                 batch = self.file.read_available()  # after that look: all that was written by then is found
@@ -128,10 +128,4 @@ def _go_on_from(decoder: Decoder, shown: Shown) -> None:
 
     calls = decoder.open_calls()
     shown.show([CallUpdate("opened", call.start_ns, call, None) for call in calls])
-    _say(f"following from now on; {counted(len(calls), 'older call')} without an answer yet")
-
-
-def _say(text: str) -> None:
-    from tracer.output.escape import escape
-
-    print(escape(text), file=sys.stderr, flush=True)
+    say(f"following from now on; {counted(len(calls), 'older call')} without an answer yet")

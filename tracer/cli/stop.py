@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from protos.errors import PodwireError
+from tracer.cli.talk import say
 
 if TYPE_CHECKING:  # heavy: imported by run
     from collections.abc import Callable
@@ -68,7 +69,7 @@ def _leave(session: Session) -> int:
 
     left = _until(session, signal.SIGTERM, lambda now: now.state != sessions.TRACING)
     if left is not None and left.state == sessions.TRACING:
-        _say(f"podwire {session.pid} has not given its paths back within {_WAIT_S:.0f} s: podwire status says more")
+        say(f"podwire {session.pid} has not given its paths back within {_WAIT_S:.0f} s: podwire status says more")
         return 1
     if left is not None and left.state == sessions.DEAD:
         return _died(left)
@@ -80,7 +81,7 @@ def _leave(session: Session) -> int:
 
 
 def _died(session: Session) -> int:
-    _say(f"podwire {session.pid}: {'; '.join(session.troubles)}")
+    say(f"podwire {session.pid}: {'; '.join(session.troubles)}")
     return 1
 
 
@@ -92,7 +93,7 @@ def _cut(session: Session) -> int:
     if left is not None and left.state == DEAD:
         return _died(left)
     if left is not None:
-        _say(f"podwire {session.pid} has not ended within {_WAIT_S:.0f} s: podwire status says more")
+        say(f"podwire {session.pid} has not ended within {_WAIT_S:.0f} s: podwire status says more")
         return 1
     print(f"podwire {session.pid}: ended; capture {session.capture}")
     return 0
@@ -119,13 +120,13 @@ def _warn(session: Session) -> None:
 
     killed = sessions.killed_by_cutting(session)
     for sandbox, path in killed:
-        _say(f"cutting {path} kills the containers of {f'sandbox {sandbox}' if sandbox else 'the shim behind it'}")
+        say(f"cutting {path} kills the containers of {f'sandbox {sandbox}' if sandbox else 'the shim behind it'}")
     others = [each for each in session.connections if (each.sandbox, each.path) not in killed]
     if others:
         paths = ", ".join(sorted({each.path or "a socket" for each in others}))
-        _say(f"cutting {counted(len(others), 'connection')} of {paths}: its clients have to connect again")
+        say(f"cutting {counted(len(others), 'connection')} of {paths}: its clients have to connect again")
     if not session.connections:
-        _say("no connection is open")
+        say("no connection is open")
 
 
 def _confirmed() -> bool:
@@ -133,9 +134,3 @@ def _confirmed() -> bool:
         raise PodwireError("--now asks before it cuts, on a terminal; without one it needs --yes")
     print("cut them now? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def _say(text: str) -> None:
-    from tracer.output.escape import escape
-
-    print(escape(text), file=sys.stderr, flush=True)

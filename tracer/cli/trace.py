@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from protos.errors import PodwireError
 from tracer.cli.decode import Printer, add_output_options, make_printer, positive
-from tracer.output.escape import escape
+from tracer.cli.talk import say
 
 if TYPE_CHECKING:  # heavy: imported by run
     from tracer.calls import Update
@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.force:
         targets, left_out = discover.without_those_a_pod_would_kill(targets)
         for target in left_out:
-            _say(
+            say(
                 f"{target.hop} {target.folder}: not traced: this is a pod, whose end would take the relay and then the "
                 "containers with it (hostPID and the host's cgroup namespace let it leave the pod; --force overrides)"
             )
@@ -145,20 +145,20 @@ def run(args: argparse.Namespace) -> int:
     most = int(stops.get("filesize", 0) * 1000)
     options = Options(targets, Limits(args.c, most), stops.get("duration", 0.0), args.force, ring)
     out = None if args.w == "-" and not args.P else (sys.stderr if args.w == "-" else sys.stdout)
-    live = Live(options, capture, _say, {})
+    live = Live(options, capture, say, {})
     for target in targets:
         path = discover.target_path(target)
         if target.name:
             live.older[path] = discover.older_connections(path)
         else:
-            _say(f"{target.hop} {path}: {_shims(target)}")
+            say(f"{target.hop} {path}: {_shims(target)}")
     detached = False
     try:
         live.start()
         with closing(live):
             if args.detach and live.detach():
                 detached = True
-                _say(_how_to_go_on(live.session, capture))
+                say(_how_to_go_on(live.session, capture))
                 return 0
             copy = CopyOut(ring, sys.stdout.fileno()) if args.w == "-" and ring is not None else None
             shown = None if out is None else Shown(make_printer(args, out), out, args.calls)
@@ -166,7 +166,7 @@ def run(args: argparse.Namespace) -> int:
         if copy is not None:
             lost = copy.finish(_STDOUT_S)
             if lost:
-                _say(f"stdout was not read to the end: {lost} bytes of the capture are lost")
+                say(f"stdout was not read to the end: {lost} bytes of the capture are lost")
     finally:
         if not named and not detached and ring is not None:
             for _, path in ring.list():
@@ -175,7 +175,7 @@ def run(args: argparse.Namespace) -> int:
     if live.vanished:
         raise PodwireError(f"{live.vanished}: the folder was removed, nothing is left to trace")
     if live.draining:
-        _say(draining_text(live.draining))
+        say(draining_text(live.draining))
     return 1 if live.failed else 0
 
 
@@ -183,7 +183,7 @@ def _check_detach(args: argparse.Namespace) -> None:
     """Refuse what needs somebody who looks on."""
     if args.w == "-" or args.P or args.calls:
         raise PodwireError("--detach records in the background: it does not go with -w -, -P and --calls")
-    if args.w is not None and not getattr(args, "b", None):
+    if args.w is not None and not args.b:
         raise PodwireError("--detach -w FILE needs -b, or the file would grow without end")
 
 
@@ -250,7 +250,7 @@ def _follow(live: Live, decoder: Decoder, shown: Shown | None, copy: CopyOut | N
             hint_at = float("inf")
         elif time.monotonic() > hint_at:
             hint_at = float("inf")
-            _say("no call yet: `crictl pods`, or any other client of these sockets, makes one")
+            say("no call yet: `crictl pods`, or any other client of these sockets, makes one")
     if shown is not None:
         shown.finish(decoder)
 
@@ -313,7 +313,3 @@ def _shims(target: Target) -> str:
     if not names or target.existing:
         return "tracing shims as they start" + (f", and the {len(names)} that run" if names else "")
     return f"tracing shims as they start; {len(names)} that ran before are left alone (--existing takes them too)"
-
-
-def _say(text: str) -> None:
-    print(escape(text), file=sys.stderr, flush=True)

@@ -79,11 +79,6 @@ class Homes:
         self._homes.append(home)
         return home
 
-    @property
-    def paths(self) -> list[str]:
-        """All of them, for the file that says what this relay holds."""
-        return [home.path for home in self._homes]
-
     def removed(self) -> list[Home]:
         """Those that somebody removed, with all the twins in them."""
         return [home for home in self._homes if os.fstat(home.fd).st_nlink == 0]

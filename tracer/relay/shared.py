@@ -162,7 +162,7 @@ class RingWriter:
     """The worker's side. `reserve` → fill → `lay` → (the bytes move) → `commit`."""
 
     def __init__(self, shared: Shared) -> None:
-        self._shared, self._words, self._ring = shared, shared.words, shared.ring
+        self._shared, self._words = shared, shared.words
         self.bytes = shared.ring
         self._size = shared.ring_bytes
         self._at = 0
@@ -185,17 +185,17 @@ class RingWriter:
             return None
         self._at = at
         start = at + RECORD_BYTES
-        return self._ring[start : start + room]
+        return self.bytes[start : start + room]
 
     def _pad(self, head: int, at: int) -> None:
         rest = self._size - at  # a multiple of 8, as every size is
-        struct.pack_into("=IH", self._ring, at, rest, Kind.PAD)
+        struct.pack_into("=IH", self.bytes, at, rest, Kind.PAD)
         self.publish(head + rest)
 
     def lay(self, kind: int, direction: int, length: int, connection: int, offset: int, time_ns: int) -> None:
         """Write the record's header over the reserved room; the recorder does not see it before `commit`."""
         size = (RECORD_BYTES + length + 7) & ~7
-        RECORD.pack_into(self._ring, self._at, size, kind, direction, length, 0, connection, offset, time_ns)
+        RECORD.pack_into(self.bytes, self._at, size, kind, direction, length, 0, connection, offset, time_ns)
         self._words[LAID] = self._words[HEAD] + 1
 
     def forget(self) -> None:
@@ -209,7 +209,7 @@ class RingWriter:
         if self._words[LAID] != head + 1:
             return None
         self._at = head % self._size
-        _, kind, direction, length, _, connection, offset, _ = RECORD.unpack_from(self._ring, self._at)
+        _, kind, direction, length, _, connection, offset, _ = RECORD.unpack_from(self.bytes, self._at)
         return (direction, length, connection, offset) if kind == Kind.DATA else None
 
     def commit_at(self, at: int, laid: int, moved: int) -> None:
@@ -220,8 +220,8 @@ class RingWriter:
     def commit(self, laid: int, moved: int) -> None:
         """Publish the record that was laid with `laid` bytes, of which only `moved` went through."""
         if moved != laid:
-            struct.pack_into("=I", self._ring, self._at, (RECORD_BYTES + moved + 7) & ~7)
-            struct.pack_into("=I", self._ring, self._at + 8, moved)
+            struct.pack_into("=I", self.bytes, self._at, (RECORD_BYTES + moved + 7) & ~7)
+            struct.pack_into("=I", self.bytes, self._at + 8, moved)
         self.publish(self._words[HEAD] + ((RECORD_BYTES + moved + 7) & ~7))
 
     def control(self, kind: int, direction: int, connection: int, offset: int, time_ns: int, payload: bytes) -> bool:

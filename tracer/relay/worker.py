@@ -80,7 +80,6 @@ class Worker:
         self._hurries = 0
         self._quiet, self._tick = True, self._words[sh.TICK]
         self._leaving = False
-        self._cutting = False
         self._pace_at = time.monotonic() + _PACE_S
         self._clock_told = 0
         self._suspects: set[int] = set()
@@ -372,7 +371,6 @@ class Worker:
     def cut(self) -> None:
         """Do not wait for what is open: close it. Containers whose shims it led to are removed by containerd."""
         self.leave()
-        self._cutting = True
         for connection in list(self._connections.values()):
             connection.close()
 

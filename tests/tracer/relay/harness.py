@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.killing import cpu_seconds, processes_of
 from tracer.capture.recorder import Limits, Recorder
 from tracer.relay.held import make_runtime_folder
 from tracer.relay.relay import Plan
@@ -91,19 +92,6 @@ class Server:
         self.kill()
         assert self.process.stdout is not None
         self.process.stdout.close()
-
-
-def processes_of(session: int) -> dict[int, str]:
-    """Pid and name of a relay's processes: they are a session, named after the first of them."""
-    found = {}
-    for entry in os.listdir("/proc"):
-        try:
-            before, _, after = Path(f"/proc/{entry}/stat").read_text().rpartition(")")
-        except (OSError, ValueError):
-            continue
-        if entry.isdigit() and after.split()[3] == str(session) and after.split()[0] != "Z":
-            found[int(entry)] = before.partition("(")[2]
-    return found
 
 
 def kill_all(session: int) -> None:
@@ -184,9 +172,8 @@ class Relay:
         kill_all(self.session)
 
     def cpu_seconds(self) -> float:
-        """User and system time of the worker so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """User and system time of the first worker so far."""
+        return cpu_seconds(self.pid)
 
 
 @contextmanager
