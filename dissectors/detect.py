@@ -8,19 +8,20 @@ neither is told once, and its bytes are counted; nothing is made up of them.
 
 from __future__ import annotations
 
-from dissectors import http2, ttrpc_frames
+from dissectors import http2, nri_mux, ttrpc_frames
 from dissectors.events import Direction, Dissector, Event, Malformed, Skipped
 from dissectors.foreign import LOOK, looks_like
 from dissectors.grpc import GrpcConnection
+from dissectors.nri import NriConnection
 from dissectors.ttrpc import TtrpcConnection
 
 _ENOUGH = 64 << 10
 """Bytes of one direction after which it is settled that no frame of either protocol is in them."""
-_NAMES = {"grpc": "HTTP/2", "ttrpc": "ttrpc"}
+_NAMES = {"grpc": "HTTP/2", "ttrpc": "ttrpc", "nri": "NRI's multiplexer"}
 
 
 def open_dissector(expected: str | None) -> Dissector:
-    """Return a dissector for one connection; `expected` is `grpc`, `ttrpc` or None."""
+    """Return a dissector for one connection; `expected` is `grpc`, `ttrpc`, `nri` or None."""
     return _Detector(expected)
 
 
@@ -92,6 +93,11 @@ class _Detector:
             return "grpc"
         if is_ttrpc:
             return "ttrpc"
+        if nri_mux.may_begin(head):
+            if self.expected == "nri" or nri_mux.is_sound(direction, head):
+                return "nri"
+            if len(head) < nri_mux.ENOUGH:
+                return ""
         look = looks_like(head)
         if look in ("HTTP/1", "TLS"):
             return "unknown"
@@ -114,6 +120,8 @@ class _Detector:
             self.inner = GrpcConnection()
         elif protocol == "ttrpc":
             self.inner = TtrpcConnection()
+        elif protocol == "nri":
+            self.inner = NriConnection()
         else:
             self.inner = _Unknown(self._heads)
         events: list[Event] = []
@@ -155,6 +163,10 @@ class _Unknown:
 
 def _search(direction: Direction, data: bytes) -> str:
     """Return the protocol of which a frame is found in the middle of `data`; empty if there is none."""
+    mux_reader = nri_mux.MuxReader(direction)
+    mux_reader.lost(0)
+    if any(isinstance(item, nri_mux.Chunk) for item in mux_reader.feed(data)):  # first, since it has ttrpc inside
+        return "nri"
     ttrpc_reader, http2_reader = ttrpc_frames.FrameReader(direction), http2.FrameReader(direction)
     ttrpc_reader.lost(0)
     http2_reader.lost(0)

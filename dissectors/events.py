@@ -111,14 +111,27 @@ class Skipped(NamedTuple):
     reason: str
 
 
-Event = CallOpened | CallMetadata | CallMessage | CallHalfClosed | CallEnded | Malformed | Skipped
+class Inner(NamedTuple):
+    """An event of one of the connections that go inside of this one.
+
+    Its direction is that of the call; its offset is in the bytes of this connection that went that way.
+    """
+
+    channel: int
+    """Which one, as the wire numbers them."""
+    asks: Direction
+    """Which way its requests go in this connection."""
+    event: CallOpened | CallMetadata | CallMessage | CallHalfClosed | CallEnded | Malformed | Skipped
+
+
+Event = CallOpened | CallMetadata | CallMessage | CallHalfClosed | CallEnded | Malformed | Skipped | Inner
 
 
 class Dissector(Protocol):
     """One connection, both directions. No call of it raises on content or waits for anything."""
 
     protocol: str
-    """`grpc`, `ttrpc`, `unknown`, or empty while it is not known yet."""
+    """`grpc`, `ttrpc`, `nri` (ttrpc in NRI's multiplexer), `unknown`, or empty while it is not known yet."""
 
     def feed(self, direction: Direction, data: bytes) -> list[Event]:
         """Take bytes as they came; return what they completed, in order."""

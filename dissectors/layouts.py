@@ -18,6 +18,12 @@ TTRPC_HEADER = c.Struct(
 )
 """ttrpc PROTOCOL.md, Message Frame."""
 
+NRI_MUX_HEADER = c.Struct(
+    "channel" / c.Int32ub,  # 1: the runtime calls the plugin; 2: the plugin calls the runtime
+    "length" / c.Int32ub,  # bytes of payload after the header
+)
+"""containerd/nri, pkg/net/multiplex: `conn_id` and `payload_length`."""
+
 HTTP2_HEADER = c.Struct(
     "length" / c.Int24ub,  # bytes of payload after the header
     "type" / c.Int8ub,

@@ -175,6 +175,10 @@ class TtrpcConnection:
         """Take note of a gap; a count of 0 says that this is some place in the middle of the connection."""
         return self._events(direction, self._readers[direction].lost(count))
 
+    def told(self, direction: Direction) -> int:
+        """Return the offset of this direction before which there is nothing more to tell."""
+        return self._readers[direction].told
+
     def close(self, direction: Direction) -> list[Event]:
         """Take note of this direction's end; return what stayed incomplete."""
         return self._events(direction, self._readers[direction].close())

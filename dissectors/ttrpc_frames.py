@@ -113,6 +113,11 @@ class FrameReader:
                 return [frame]
         return self._cut(data)
 
+    @property
+    def told(self) -> int:
+        """The offset before which there is nothing more to tell."""
+        return self._offset if self._unsound_since is None else self._unsound_since
+
     def unfinished(self) -> bytes | None:
         """Return the bytes after the last frame, with which another reader could go on; None where they are not
         known."""

@@ -202,14 +202,14 @@ class CallTracker:
     """Make calls out of events. Memory is bounded by what is open."""
 
     def __init__(self) -> None:
-        self._connections: dict[int, _Connection] = {}
+        self._connections: dict[Flow, _Connection] = {}
         self._calls = 0
 
     def feed(self, flow: Flow, protocol: str, time_ns: int, events: list[Event]) -> list[Update]:
         """Take what a dissector told at `time_ns`; return what changed, in order."""
-        connection = self._connections.get(flow.id)
+        connection = self._connections.get(flow)
         if connection is None:
-            connection = self._connections[flow.id] = _Connection()
+            connection = self._connections[flow] = _Connection()
         calls = connection.calls
         updates: list[Update] = []
         for event in events:
@@ -250,7 +250,7 @@ class CallTracker:
 
     def gap(self, flow: Flow) -> None:
         """Mark what is open on `flow`: bytes of its connection are missing."""
-        connection = self._connections.get(flow.id)
+        connection = self._connections.get(flow)
         if connection is not None:
             for call in connection.calls.values():
                 call.gap = True
@@ -258,7 +258,7 @@ class CallTracker:
     def closed(self, flow: Flow, time_ns: int, direction: Direction, reset: bool) -> list[Update]:
         """Tell that one side of `flow` has ended. What is open is cut when the server's has: a client that is gone
         may still be answered, and a server that hangs does not even see it go."""
-        connection = self._connections.get(flow.id)
+        connection = self._connections.get(flow)
         if connection is None:
             return []
         connection.closed[direction] = True
@@ -275,7 +275,7 @@ class CallTracker:
                 updates.append(_finish(call, time_ns, State.CUT))
             connection.calls.clear()
         if all(connection.closed):
-            del self._connections[flow.id]
+            del self._connections[flow]
         return updates
 
     def open_calls(self) -> list[Call]:

@@ -15,6 +15,9 @@ from tracer.relay.targets import FOLDER_HOPS, Target
 SHIM_FOLDER = "/run/containerd/s"
 """Fixed up to containerd 2.2, the default of `socket_dir` since; shims of k3s and microk8s lie there too."""
 
+NRI_SOCKET = "/run/nri/nri.sock"
+"""The default of containerd and CRI-O, whichever runs."""
+
 HOPS = ("cri", "task", "events", "agent", "nri")
 
 
@@ -56,6 +59,8 @@ def find_targets(named: list[str], *, existing: bool) -> list[Target]:
                 events = f"{path}.ttrpc"
                 if is_socket(events):
                     targets.append(_main("events", events, required=False))
+        if targets and is_socket(NRI_SOCKET):
+            targets.append(_main("nri", NRI_SOCKET, required=False))
         if not targets:
             paths = ", ".join(path for _, path in looked)
             raise PodwireError(

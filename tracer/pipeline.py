@@ -6,28 +6,27 @@ It joins the stages (flows, dissectors, calls) and knows nothing of files, proto
 from __future__ import annotations
 
 from dissectors.detect import open_dissector, settled
-from dissectors.events import CallOpened, Dissector, Event, Malformed, Skipped
+from dissectors.events import CallOpened, Direction, Dissector, Event, Inner, Malformed, Skipped
 from protos.hops import hop_of_service
 from tracer.calls import Call, CallTracker, Finding, Update
 from tracer.capture.flows import Flow, FlowCarried, FlowClosed, FlowData, FlowEvent, FlowGap, FlowTable
 from tracer.capture.packets import Notice, Packet
 
-EXPECTED = {"cri": "grpc", "task": "ttrpc", "events": "ttrpc", "agent": "ttrpc"}
+EXPECTED = {"cri": "grpc", "task": "ttrpc", "events": "ttrpc", "agent": "ttrpc", "nri": "nri"}
 """The protocol of a hop; what speaks is detected all the same."""
-NOT_DECODED = frozenset({"nri"})
-"""Hops whose connections are counted only."""
 
 
 class _Stream:
-    """One flow's way through the stages. `sent` counts the bytes of one that is not decoded."""
+    """One flow's way through the stages."""
 
-    __slots__ = ("closed", "dissector", "flow", "protocol", "sent")
+    __slots__ = ("closed", "dissector", "flow", "inner", "protocol")
 
-    def __init__(self, flow: Flow, dissector: Dissector | None) -> None:
+    def __init__(self, flow: Flow, dissector: Dissector) -> None:
         self.flow = flow
         self.dissector = dissector
         self.protocol = ""
-        self.sent = [0, 0]
+        self.inner: dict[int, tuple[Flow, Direction]] | None = None
+        """The connections inside of it, by channel; None: it is none that has such."""
         self.closed = [False, False]
 
 
@@ -58,18 +57,12 @@ class Decoder:
         if not content:
             return []
         stream = self._streams[flow.id]
-        dissector = stream.dissector
-        if dissector is None:
-            stream.sent[direction] += len(content)
-            return []
-        told = dissector.feed(direction, content)
+        told = stream.dissector.feed(direction, content)
         return self._tell(stream, time_ns, told) if told else []
 
     def finish(self) -> list[Update]:
         """Tell that there are no more packets. What is open stays open: see `open_calls`."""
-        updates = self._take(self._flows.finish(self.now_ns))
-        updates += [_counted(stream, self.now_ns) for stream in self._streams.values() if stream.dissector is None]
-        return updates
+        return self._take(self._flows.finish(self.now_ns))
 
     def open_calls(self) -> list[Call]:
         """What has no end yet, oldest first."""
@@ -81,11 +74,8 @@ class Decoder:
             flow = event.flow
             stream = self._streams.get(flow.id)
             if stream is None:
-                stream = self._open(flow, event.time_ns, updates)
+                stream = self._streams[flow.id] = _Stream(flow, open_dissector(EXPECTED.get(flow.hop)))
             if isinstance(event, FlowData):
-                if stream.dissector is None:
-                    stream.sent[event.direction] += len(event.data)
-                    continue
                 told = stream.dissector.feed(event.direction, event.data)
                 if told:
                     updates += self._tell(stream, event.time_ns, told)
@@ -97,21 +87,16 @@ class Decoder:
                 updates += self._closed(stream, event)
         return updates
 
-    def _open(self, flow: Flow, time_ns: int, updates: list[Update]) -> _Stream:
-        if flow.hop in NOT_DECODED:
-            reason = f"hop {flow.hop} is not decoded yet; its bytes are only counted"
-            updates.append(Finding("notice", time_ns, reason, flow))
-            dissector = None
-        else:
-            dissector = open_dissector(EXPECTED.get(flow.hop))
-        stream = self._streams[flow.id] = _Stream(flow, dissector)
-        return stream
-
     def _tell(self, stream: _Stream, time_ns: int, told: list[Event]) -> list[Update]:
         flow, dissector = stream.flow, stream.dissector
-        if not stream.protocol and dissector is not None:
+        if not stream.protocol:
             stream.protocol = dissector.protocol
             stream.dissector = settled(dissector)
+            if stream.protocol == "nri":
+                stream.inner = {}
+                flow.hop = flow.hop or "nri"
+        if stream.inner is not None:
+            return self._tell_inner(stream, stream.inner, time_ns, told)
         if not flow.hop:
             for event in told:
                 if isinstance(event, CallOpened) and event.service:
@@ -119,47 +104,62 @@ class Decoder:
                     break
         return self._tracker.feed(flow, stream.protocol, time_ns, told)
 
+    def _tell_inner(
+        self, stream: _Stream, inner: dict[int, tuple[Flow, Direction]], time_ns: int, told: list[Event]
+    ) -> list[Update]:
+        """Take what was told of the connections inside: each has calls of its own."""
+        updates: list[Update] = []
+        for event in told:
+            flow = stream.flow
+            if isinstance(event, Inner):
+                channel, asks, event = event
+                if channel not in inner:
+                    inner[channel] = flow.inner(channel, asks), asks
+                flow, _ = inner[channel]
+            updates += self._tracker.feed(flow, "ttrpc", time_ns, [event])
+        return updates
+
     def _carried(self, stream: _Stream, event: FlowCarried) -> list[Update]:
         """Take what was before the capture: it makes no calls but those that are open, and no findings."""
         _, direction, _, piece, began_ns = event
-        if stream.dissector is None:
-            return []
         if isinstance(piece, int):
             told = stream.dissector.lost(direction, piece)
         else:
             told = stream.dissector.feed(direction, piece)
         if not began_ns:
             return []
-        events = [each._replace(seen=False) if isinstance(each, CallOpened) else each for each in told]
-        return self._tell(stream, began_ns, [each for each in events if not isinstance(each, Malformed | Skipped)])
+        return self._tell(stream, began_ns, [each for each in map(_as_carried, told) if each is not None])
 
     def _gap(self, stream: _Stream, event: FlowGap) -> list[Update]:
-        flow, direction, time_ns, count = event
-        dissector = stream.dissector
-        if dissector is None:
-            offset = stream.sent[direction]
-            stream.sent[direction] += count
-            return [Finding("gap", time_ns, "lost", flow, direction, offset, count)]
-        self._tracker.gap(flow)
-        updates = self._tell(stream, time_ns, dissector.lost(direction, count))  # a Skipped of the gap is among them
-        self._tracker.gap(flow)  # a frame with a hole may have opened a call
+        _, direction, time_ns, count = event
+        self._mark_gap(stream)
+        updates = self._tell(stream, time_ns, stream.dissector.lost(direction, count))  # a Skipped of the gap is there
+        self._mark_gap(stream)  # a frame with a hole may have opened a call
         return updates
+
+    def _mark_gap(self, stream: _Stream) -> None:
+        self._tracker.gap(stream.flow)
+        for flow, _ in (stream.inner or {}).values():
+            self._tracker.gap(flow)
 
     def _closed(self, stream: _Stream, event: FlowClosed) -> list[Update]:
         flow, direction, time_ns, reset = event
-        updates: list[Update] = []
-        if stream.dissector is not None:
-            updates += self._tell(stream, time_ns, stream.dissector.close(direction))
+        updates = self._tell(stream, time_ns, stream.dissector.close(direction))
         updates += self._tracker.closed(flow, time_ns, direction, reset)
+        for inside, asks in (stream.inner or {}).values():
+            towards = direction if asks == Direction.REQUEST else Direction(1 - direction)
+            updates += self._tracker.closed(inside, time_ns, towards, reset)
         stream.closed[direction] = True
         if all(stream.closed):
-            if stream.dissector is None:
-                updates.append(_counted(stream, time_ns))
             del self._streams[flow.id]
         return updates
 
 
-def _counted(stream: _Stream, time_ns: int) -> Finding:
-    sent, answered = stream.sent
-    reason = f"not decoded: {sent} bytes to the server, {answered} bytes to the client"
-    return Finding("notice", time_ns, reason, stream.flow)
+def _as_carried(event: Event) -> Event | None:
+    """What is to be told of an event that was before the capture, if anything."""
+    if isinstance(event, Inner):
+        inside = _as_carried(event.event)
+        return None if inside is None else event._replace(event=inside)  # type: ignore[arg-type] # none is inside of one
+    if isinstance(event, Malformed | Skipped):
+        return None
+    return event._replace(seen=False) if isinstance(event, CallOpened) else event

@@ -26,6 +26,7 @@ from dissectors.events import (
     Direction,
     Dissector,
     Event,
+    Inner,
     Malformed,
     Skipped,
 )
@@ -47,7 +48,7 @@ class Sample(NamedTuple):
 
     @property
     def expected(self) -> str:
-        return "grpc" if self.hop == "cri" else "ttrpc"
+        return {"cri": "grpc", "nri": "nri"}.get(self.hop, "ttrpc")
 
 
 def load_sample(name: str) -> Sample:
@@ -168,35 +169,47 @@ def assert_memory_is_bounded(
 
 def assert_calls_begin_and_end_once(events: Iterable[Event]) -> None:
     """Check that each call has one start, then its messages, then at most one end."""
-    open_ids: set[int] = set()
-    for event in events:
+    open_ids: set[tuple[int, int]] = set()
+    for channel, event in _plain(events):
         if isinstance(event, CallOpened):
-            assert event.stream_id not in open_ids
-            open_ids.add(event.stream_id)
+            assert (channel, event.stream_id) not in open_ids
+            open_ids.add((channel, event.stream_id))
         elif isinstance(event, CallEnded):
-            open_ids.remove(event.stream_id)
+            open_ids.remove((channel, event.stream_id))
         elif isinstance(event, CallMessage | CallHalfClosed | CallMetadata):
-            assert event.stream_id in open_ids
+            assert (channel, event.stream_id) in open_ids
 
 
 def calls(events: Iterable[Event]) -> list[tuple[str, str, Any]]:
     """Return (service, method, how it ended) of each call in order of their start; None: it has not."""
-    found: dict[int, list[Any]] = {}
+    return [(service, method, end) for _, service, method, end in calls_inside(events)]
+
+
+def calls_inside(events: Iterable[Event]) -> list[tuple[int, str, str, Any]]:
+    """Return the same with the channel in front; 0: the connection itself."""
+    found: dict[tuple[int, int], list[Any]] = {}
     order: list[list[Any]] = []
-    for event in events:
+    for channel, event in _plain(events):
         if isinstance(event, CallOpened):
-            found[event.stream_id] = [event.service, event.method, None]
-            order.append(found[event.stream_id])
+            call = found[channel, event.stream_id] = [channel, event.service, event.method, None]
+            order.append(call)
         elif isinstance(event, CallEnded):
             if event.status is not None:
-                found[event.stream_id][2] = event.status.code
+                end: Any = event.status.code
             else:
-                found[event.stream_id][2] = "no status" if event.reset is None else f"reset {event.reset}"
-    return [(service, method, end) for service, method, end in order]
+                end = "no status" if event.reset is None else f"reset {event.reset}"
+            found[channel, event.stream_id][3] = end
+    return [(channel, service, method, end) for channel, service, method, end in order]
 
 
 def faults(events: Iterable[Event]) -> list[Event]:
-    return [event for event in events if isinstance(event, Malformed | Skipped)]
+    return [event for _, event in _plain(events) if isinstance(event, Malformed | Skipped)]
+
+
+def _plain(events: Iterable[Event]) -> Iterable[tuple[int, Event]]:
+    """Each event, with its channel."""
+    for event in events:
+        yield (event.channel, event.event) if isinstance(event, Inner) else (0, event)
 
 
 def ttrpc_classes() -> tuple[type[Message], type[Message]]:

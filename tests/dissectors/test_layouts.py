@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dissectors import grpc_messages, http2, layouts, ttrpc
+from dissectors import grpc_messages, http2, layouts, nri_mux, ttrpc
 
 U8, U16, U32 = st.integers(0, 0xFF), st.integers(0, 0xFFFF), st.integers(0, 0xFFFFFFFF)
 
@@ -23,6 +23,20 @@ def test_ttrpc_header(length: int, stream_id: int, kind: int, flags: int) -> Non
 def test_ttrpc_frames_are_built_as_laid_out(payload: bytes, stream_id: int, kind: int, flags: int) -> None:
     header = {"length": len(payload), "stream_id": stream_id, "type": kind, "flags": flags}
     assert ttrpc.build_frame(stream_id, kind, flags, payload) == layouts.TTRPC_HEADER.build(header) + payload
+
+
+@given(U32, U32)
+def test_nri_mux_header(channel: int, length: int) -> None:
+    wire = layouts.NRI_MUX_HEADER.build({"channel": channel, "length": length})
+    assert nri_mux.HEADER.unpack(wire) == (channel, length)
+    parsed = layouts.NRI_MUX_HEADER.parse(wire)
+    assert (parsed.channel, parsed.length) == (channel, length)
+
+
+@given(st.integers(1, 2), st.binary(max_size=40))
+def test_nri_mux_frames_are_built_as_laid_out(channel: int, payload: bytes) -> None:
+    header = layouts.NRI_MUX_HEADER.build({"channel": channel, "length": len(payload)})
+    assert nri_mux.build_frame(channel, payload) == header + payload
 
 
 @given(st.integers(0, 0xFFFFFF), U8, U8, st.booleans(), st.integers(0, 0x7FFFFFFF))

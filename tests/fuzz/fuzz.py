@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from dissectors.detect import open_dissector
-from dissectors.events import Direction, Malformed, Skipped
+from dissectors.events import Direction, Inner, Malformed, Skipped
 from tests.dissectors.support import (
     Piece,
     Script,
@@ -25,7 +25,7 @@ from tests.dissectors.support import (
 )
 
 CORPUS = Path(__file__).parent / "corpus"
-EXPECTED = (None, "grpc", "ttrpc")
+EXPECTED = (None, "grpc", "ttrpc", "nri")
 
 
 def load_corpus() -> dict[str, list[Piece]]:
@@ -44,6 +44,8 @@ def check(script: Script, seed: int = 0) -> set[tuple[str, str]]:
         assert_calls_begin_and_end_once(events)
         before = ""
         for event in events:
+            if isinstance(event, Inner):
+                event = event.event
             name = type(event).__name__
             if isinstance(event, Malformed | Skipped):
                 name += " " + "".join(char for char in event.reason.split(":")[0] if not char.isdigit())

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from dissectors.nri_mux import build_frame
+from dissectors.ttrpc import build_frame as ttrpc_frame
+from dissectors.ttrpc import build_request, build_response
 from tests.tracer.made import MS, POD, SECOND, START, story
 from tests.tracer.written import Written
 from tracer.calls import Finding, State, Update
@@ -68,21 +71,45 @@ def test_bytes_that_were_not_captured_are_one_gap_and_mark_the_calls_they_touch(
     assert calls["Create"].state is State.OPEN
 
 
-def test_a_hop_that_is_not_decoded_is_said_and_counted_and_nothing_is_guessed(tmp_path: Path) -> None:
+def test_both_connections_inside_nri_s_have_their_own_client(tmp_path: Path) -> None:
     written = Written()
     written.open(1, "nri", "/run/nri/nri.sock")
-    written.send(1, 0, b"\x00" * 30, MS)
-    written.lose(1, 0, 5)
-    written.send(1, 0, b"\x00" * 30, 2 * MS)
-    written.send(1, 1, b"\x01" * 7, 3 * MS)
-    decoder, updates = read(written.save(tmp_path / "x", SECOND))
-    assert [(update.kind, update.reason) for update in updates if isinstance(update, Finding)] == [
-        ("notice", "hop nri is not decoded yet; its bytes are only counted"),
-        ("gap", "lost"),
-        ("notice", "not decoded: 65 bytes to the server, 7 bytes to the client"),
+    ask = ttrpc_frame(1, 1, 0, build_request("nri.Runtime", "RegisterPlugin", b""))
+    answer = ttrpc_frame(1, 2, 0, build_response(0, "", b""))
+    written.send(1, 0, build_frame(2, ask), MS)
+    written.send(1, 1, build_frame(1, ttrpc_frame(1, 1, 0, build_request("nri.Plugin", "Configure", b""))), 2 * MS)
+    written.send(1, 1, build_frame(2, answer), 3 * MS)
+    written.close(1, 0, 4 * MS)  # the plugin ends in the call that it was asked
+    written.close(1, 1, 5 * MS)
+    _, updates = read(written.save(tmp_path / "x", SECOND))
+    assert story(updates) == [
+        "opened 1",
+        "message 1",
+        "opened 2",
+        "message 2",
+        "message 1",
+        "ended 1 ended",
+        "ended 2 cut",
     ]
-    assert len(updates) == 3
-    assert decoder.open_calls() == []
+    register, configure = (update.call for update in updates if update.kind == "opened" and update.call)
+    assert (register.flow.client.name, register.flow.server.name) == ("containerd", "shim-9f57c2b6")
+    assert (configure.flow.client.name, configure.flow.server.name) == ("shim-9f57c2b6", "containerd")
+    assert (register.flow.channel, configure.flow.channel) == (2, 1)
+    assert {(call.hop, call.protocol, call.flow.id) for call in (register, configure)} == {("nri", "ttrpc", 1)}
+    assert (configure.end_ns, configure.note) == (START + 4 * MS, "the server closed the connection")
+
+
+def test_bytes_missing_inside_of_nri_s_mark_what_is_open_on_both_channels(tmp_path: Path) -> None:
+    written = Written()
+    written.open(1, "nri", "/run/nri/nri.sock")
+    written.send(1, 0, build_frame(2, ttrpc_frame(1, 1, 0, build_request("nri.Runtime", "RegisterPlugin", b""))), MS)
+    written.send(1, 1, build_frame(1, ttrpc_frame(1, 1, 0, build_request("nri.Plugin", "Configure", b""))), 2 * MS)
+    written.lose(1, 0, 9)
+    written.send(1, 0, b"\xee", 3 * MS)
+    decoder, updates = read(written.save(tmp_path / "x", SECOND))
+    assert [call.gap for call in decoder.open_calls()] == [True, True]
+    gap = next(update for update in updates if isinstance(update, Finding))
+    assert (gap.kind, gap.length, gap.direction) == ("gap", 9, 0)
 
 
 def test_a_notice_of_the_file_is_passed_on() -> None:

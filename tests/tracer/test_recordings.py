@@ -197,10 +197,40 @@ def test_the_first_create_of_every_pod_is_there(name: str) -> None:
     assert set(facts(name)["pods"]) <= creates.keys()
 
 
-def test_a_hop_that_is_not_decoded_is_said_once_a_connection_and_counted() -> None:
-    notices = [finding for finding in decoded("ctrd2-nri").findings if finding.flow and finding.flow.hop == "nri"]
-    assert len(notices) == 2 * wire("ctrd2-nri")["connections"]["nri"]
-    assert all(finding.kind == "notice" for finding in notices)
+NRI = {"nri plugin service": 1, "nri runtime service": 2}
+"""Channel of what the second opinion counts apart."""
+
+
+@pytest.mark.parametrize("name", ["ctrd2-nri", "ctrd2-edge"])
+@pytest.mark.parametrize("side", NRI)
+def test_what_plugins_and_the_runtime_asked_of_each_other_agrees_with_the_second_opinion(name: str, side: str) -> None:
+    told = wire(name)["ttrpc_calls"][side]
+    calls = [call for call in decoded(name).calls if call.flow.channel == NRI[side]]
+    assert Counter(f"{call.service}/{call.method}" for call in calls) == {
+        method: each["calls"] for method, each in told.items()
+    }
+    for method, each in told.items():
+        statuses = Counter(
+            str(call.status.code) for call in calls if call.method == method.rpartition("/")[2] and call.status
+        )
+        assert statuses == each["status"], method
+
+
+def test_a_plugin_logged_the_requests_that_it_was_seen_to_get() -> None:
+    first = min(call.flow.id for call in decoded("ctrd2-nri").calls if call.hop == "nri")
+    asked = Counter(
+        call.method for call in decoded("ctrd2-nri").calls if call.flow.id == first and call.flow.channel == 1
+    )
+    late = {"Configure": 1, "CreateContainer": 1}  # it logs no Configure, and the last was asked when it was stopped
+    logged = Counter(facts("ctrd2-nri")["requests_logged_by_logger_plugin"])
+    assert asked == logged + Counter(late)
+
+
+def test_the_runtime_calls_plugins_and_plugins_call_the_runtime() -> None:
+    calls = [call for call in decoded("ctrd2-nri").calls if call.hop == "nri"]
+    callers = {(call.flow.channel, call.flow.client.name == "containerd") for call in calls}
+    assert callers == {(1, True), (2, False)}
+    assert {(call.flow.channel, call.service.rpartition(".")[2]) for call in calls} == {(1, "Plugin"), (2, "Runtime")}
 
 
 def test_a_message_of_over_a_megabyte_is_whole() -> None:

@@ -6,7 +6,9 @@ the frame that is under way. `carried` gives bytes that bring another reader, ou
     gRPC    preface and SETTINGS of both sides, a block of headers a direction that fills the dynamic table, the
             headers of open calls, what has come of their unfinished messages
     ttrpc   the Request of each open call
-    both    the bytes since the last frame boundary
+    NRI     the same for each of its channels, in frames of the multiplexer; a frame of that which is under way begins
+            anew with what is left of it
+    all     the bytes since the last frame boundary
 
 A place among the frames that is not known, as after a gap, is carried as a gap of one byte. Time is what the caller
 says; packets and files are not known here.
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, Protocol
 
-from dissectors import hpack_literals, http2, ttrpc_frames
+from dissectors import hpack_literals, http2, nri_mux, ttrpc_frames
 from dissectors.events import Direction
 from dissectors.grpc_messages import PREFIX_SIZE
 from dissectors.hpack import DEFAULT_TABLE_SIZE, Decoder, Header, HpackError
@@ -87,6 +89,10 @@ class Follower:
             self._inner = _Http2()
         elif ttrpc_frames.is_sound(direction, head):
             self._inner = _Ttrpc()
+        elif nri_mux.may_begin(head) and len(head) < nri_mux.ENOUGH:
+            return
+        elif nri_mux.is_sound(direction, head):
+            self._inner = _Nri()
         else:
             self._unknown = True
         for towards, piece, time_ns in self._waiting:
@@ -121,6 +127,54 @@ class _Ttrpc:
 
     def carried(self) -> list[Carried]:
         return [*self._open.values(), *(_rest(each, self._readers[each].unfinished()) for each in Direction)]
+
+
+class _Nri:
+    def __init__(self) -> None:
+        self._readers = nri_mux.MuxReader(_REQUEST), nri_mux.MuxReader(_RESPONSE)
+        self._channels = {channel: _Ttrpc() for channel in nri_mux.ASKS}
+
+    def feed(self, direction: Direction, data: bytes, time_ns: int) -> None:
+        self._take(direction, self._readers[direction].feed(data), time_ns)
+
+    def lost(self, direction: Direction, count: int) -> None:
+        self._take(direction, self._readers[direction].lost(count), 0)
+
+    def _take(self, direction: Direction, items: list[nri_mux.Item], time_ns: int) -> None:
+        for item in items:
+            if isinstance(item, nri_mux.Chunk):
+                towards = nri_mux.inner_direction(item.channel, direction)
+                self._channels[item.channel].feed(towards, item.data, time_ns)
+            elif isinstance(item, nri_mux.Hole):
+                self._channels[item.channel].lost(nri_mux.inner_direction(item.channel, direction), item.count)
+
+    def carried(self) -> list[Carried]:
+        pieces: list[Carried] = []
+        for direction in Direction:
+            under_way = self._readers[direction].under_way()
+            channel, left, header = under_way or (0, 0, b"")
+            # The one whose frame is under way comes last: its bytes follow.
+            for number in sorted(self._channels, key=lambda each: each == channel):
+                inside = self._channels[number].carried()
+                own = [each for each in inside if nri_mux.inner_direction(number, direction) == each.direction]
+                for at, (_, piece, began_ns) in enumerate(own):
+                    follows = left if number == channel and at == len(own) - 1 else 0
+                    pieces += _framed(direction, number, piece, follows, began_ns)
+            if under_way is not None and not channel and left:  # of an unknown channel
+                pieces.append(Carried(direction, nri_mux.HEADER.pack(channel, left)))
+            pieces.append(Carried(direction, 1 if under_way is None else header))
+        return pieces
+
+
+def _framed(direction: Direction, channel: int, piece: bytes | int, follows: int, began_ns: int) -> list[Carried]:
+    """Return a channel's piece in a frame of which `follows` more bytes will come."""
+    length = piece if isinstance(piece, int) else len(piece)
+    if not length + follows:
+        return []
+    head = nri_mux.HEADER.pack(channel, length + follows)
+    if isinstance(piece, int):
+        return [Carried(direction, head), Carried(direction, piece)]
+    return [Carried(direction, head + piece, began_ns)]
 
 
 class _Body:

@@ -32,7 +32,7 @@ _unpack = FAST.unpack_from
 class Flow:
     """One connection. No dataclass, whose import a short command would notice."""
 
-    __slots__ = ("client", "comment", "hop", "id", "server", "socket")
+    __slots__ = ("channel", "client", "comment", "hop", "id", "server", "socket")
 
     def __init__(
         self, id: int, hop: str, socket: str, client: Endpoint, server: Endpoint, comment: dict[str, object]
@@ -47,6 +47,15 @@ class Flow:
         self.server = server
         self.comment = comment
         """The JSON object of the first packet's comment; empty if it has none."""
+        self.channel = 0
+        """Of several connections inside of it, which this is; 0: it is the connection itself."""
+
+    def inner(self, channel: int, asks: Direction) -> Flow:
+        """Return one of the connections that go inside of this one: its client is who makes the requests there."""
+        client, server = (self.client, self.server) if asks == Direction.REQUEST else (self.server, self.client)
+        flow = Flow(self.id, self.hop, self.socket, client, server, self.comment)
+        flow.channel = channel
+        return flow
 
 
 class FlowOpened(NamedTuple):

@@ -47,7 +47,7 @@ class JsonPrinter:
         # What is encoded was just made from bytes: it cannot contain itself.
         self._encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
         self._open: dict[int, Call] = {}
-        self._connections: dict[int, str] = {}
+        self._connections: dict[Flow, str] = {}
         self._methods: dict[tuple[str, str], _Method] = {}
 
     def update(self, update: Update) -> None:
@@ -194,14 +194,15 @@ class JsonPrinter:
         return self._encode(shown)
 
     def _connection(self, flow: Flow) -> str:
-        text = self._connections.get(flow.id)
+        text = self._connections.get(flow)
         if text is None:
             socket = f'"socket":{_quote(flow.socket)},' if flow.socket else ""
             client, server = self._encode(_endpoint(flow.client)), self._encode(_endpoint(flow.server))
-            text = f'"connection":{flow.id},{socket}"client":{client},"server":{server}'
+            channel = f'"channel":{flow.channel},' if flow.channel else ""
+            text = f'"connection":{flow.id},{channel}{socket}"client":{client},"server":{server}'
             if len(self._connections) >= KEPT_CONNECTIONS:
                 self._connections.clear()
-            self._connections[flow.id] = text
+            self._connections[flow] = text
         return text
 
 

@@ -178,6 +178,8 @@ class TextPrinter:
             where = "capture" if finding.offset is None else f"capture at byte {finding.offset}"
         else:
             where = f"connection {finding.flow.id}"
+            if finding.flow.channel:
+                where += f", channel {finding.flow.channel}"
             if finding.offset is not None:
                 side = "client" if finding.direction is Direction.REQUEST else "server"
                 where += f", from the {side}, at byte {finding.offset}"

@@ -29,9 +29,10 @@ class VerboseDetails:
         flow = call.flow
         name = escape(f"{call.service}/{call.method}") if call.service else "start not seen"
         socket = f", {escape(flow.socket)}" if flow.socket else ""
+        channel = f", channel {flow.channel}" if flow.channel else ""
         lines = [
             f"    call {call.number}: {name}",
-            f"    connection {flow.id}, stream {call.stream_id}, {call.protocol}{socket}",
+            f"    connection {flow.id}{channel}, stream {call.stream_id}, {call.protocol}{socket}",
             f"    client {peer_text(flow.client)} → server {peer_text(flow.server)}",
         ]
         if call.timeout_ns is not None:

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
-from dissectors import http2
+from dissectors import http2, nri_mux
+from dissectors.detect import open_dissector
+from dissectors.events import CallOpened, Direction, Inner
 from dissectors.grpc_messages import PREFIX
 from dissectors.hpack import Decoder
+from dissectors.ttrpc import build_frame as ttrpc_frame
+from dissectors.ttrpc import build_request, build_response
 from tests.dissectors.http2_writer import Writer
-from tests.dissectors.support import REQUEST, RESPONSE
+from tests.dissectors.support import REQUEST, RESPONSE, by_byte, calls_inside, faults, run
 from tracer.capture.carry import MAX_MESSAGE, Carried, Follower
 
 ASK = [(":method", "POST"), (":path", "/a.B/C"), ("content-type", "application/grpc"), ("x-own", "kept")]
@@ -82,3 +86,53 @@ def test_after_a_gap_a_gap_is_carried() -> None:
     follower.lost(0, 1000)
     assert 1 in pieces(follower, 0)
     assert 1 not in pieces(follower, 1)
+
+
+PLUGIN_ASK = ttrpc_frame(1, 1, 0, build_request("nri.Plugin", "Configure", b"c" * 6000))
+RUNTIME_ASK = ttrpc_frame(1, 1, 0, build_request("nri.Runtime", "RegisterPlugin", b"p"))
+ANSWER = ttrpc_frame(1, 2, 0, build_response(0, "", b""))
+PLUGIN = [
+    (REQUEST, nri_mux.build_frame(2, RUNTIME_ASK)),
+    (RESPONSE, nri_mux.build_frame(1, PLUGIN_ASK[:4096])),
+    (RESPONSE, nri_mux.build_frame(2, ANSWER)),
+    (RESPONSE, nri_mux.build_frame(1, PLUGIN_ASK[4096:])),
+    (REQUEST, nri_mux.build_frame(1, ANSWER)),
+]
+
+
+def test_nri_goes_on_from_any_byte() -> None:
+    """What follows a new file's beginning completes the same calls, wherever the old one was left."""
+    stream = by_byte(PLUGIN)
+    for cut in [*range(1, 40), *range(60, len(stream), 97), *range(len(stream) - 60, len(stream))]:
+        follower = Follower()
+        for time_ns, (direction, data) in enumerate(stream[:cut]):
+            assert isinstance(data, bytes)
+            follower.feed(direction, data, time_ns + 1)
+        dissector = open_dissector("nri")
+        events = run(dissector, [(Direction(each.direction), each.piece) for each in follower.carried()], close=False)
+        began = [event for event in events if isinstance(event, Inner) and isinstance(event.event, CallOpened)]
+        assert len(began) == sum(1 for each in follower.carried() if each.began_ns)
+        events += run(dissector, stream[cut:])
+        assert faults(events) == []
+        ended_before = [end for *_, end in calls_inside(run(open_dissector("nri"), stream[:cut], close=False))].count(0)
+        assert [end for *_, end in calls_inside(events)] == [0] * (2 - ended_before)
+
+
+def test_a_gap_in_one_of_nri_s_channels_is_carried_in_its_frame() -> None:
+    follower = Follower()
+    follower.feed(*PLUGIN[0], 1)
+    follower.feed(RESPONSE, PLUGIN[1][1][:100], 2)
+    follower.lost(RESPONSE, 50)
+    dissector = open_dissector("nri")
+    events = run(dissector, [(Direction(each.direction), each.piece) for each in follower.carried()], close=False)
+    rest = [(RESPONSE, PLUGIN[1][1][150:]), *PLUGIN[2:]]
+    assert calls_inside(events + run(dissector, rest))[0] == (2, "nri.Runtime", "RegisterPlugin", 0)
+    assert [each for each in follower.carried() if isinstance(each.piece, int)] == [Carried(1, 1)]
+
+
+def test_where_nri_s_frames_are_not_known_a_gap_is_carried() -> None:
+    follower = Follower()
+    follower.feed(*PLUGIN[0], 1)
+    follower.lost(REQUEST, 5)
+    assert Carried(0, 1) in follower.carried()
+    assert Carried(1, 1) not in follower.carried()

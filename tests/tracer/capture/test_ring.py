@@ -109,8 +109,8 @@ def about(call: Call) -> tuple[object, ...]:
     """What a call is, whichever file it is read from."""
     number = call.flow.comment["connection"]
     return (
-        number, call.hop, call.protocol, call.stream_id, call.service, call.method, call.start_ns, call.end_ns,
-        call.state, call.status, call.timeout_ns, call.metadata, call.trailers,
+        number, call.flow.channel, call.hop, call.protocol, call.stream_id, call.service, call.method, call.start_ns,
+        call.end_ns, call.state, call.status, call.timeout_ns, call.metadata, call.trailers,
     )  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def messages(call: Call) -> list[tuple[object, ...]]:
     return [(each.direction, each.time_ns, each.payload, each.note) for each in call.messages]
 
 
-@pytest.mark.parametrize("name", ["ctrd2-busy", "ctrd2-pod", "ctrd16-pod", "own16-pod"])
+@pytest.mark.parametrize("name", ["ctrd2-busy", "ctrd2-pod", "ctrd2-nri", "ctrd16-pod", "own16-pod"])
 @pytest.mark.parametrize("kill_every", [0, 97])
 def test_each_file_is_decoded_alone_and_all_hold_every_call_once(tmp_path: Path, name: str, kill_every: int) -> None:
     steps = steps_of(name)

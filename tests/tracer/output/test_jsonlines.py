@@ -107,6 +107,8 @@ def produced(objects: list[dict[str, Any]]) -> dict[str, list[set[str]]]:
 
 
 def test_every_key_is_documented_and_every_documented_key_is_produced(printed: Printed, make: Make) -> None:
+    inside = FLOW.inner(1, RESPONSE)
+    printed.at(0, opened(1, "Configure", "nri.Plugin"), Malformed(REQUEST, 8, "no frame", b"?", 1), flow=inside)
     tell_everything(printed, make)
     tables = documented()
     stuck = set(tables.pop("podwire stuck --json"))
@@ -119,6 +121,14 @@ def test_every_key_is_documented_and_every_documented_key_is_produced(printed: P
         always = {key for key, required in keys.items() if required}
         for shown in seen[heading]:
             assert always <= shown, heading
+
+
+def test_calls_inside_of_a_connection_have_its_number_their_channel_and_their_own_client(printed: Printed) -> None:
+    for channel, asks in ((2, REQUEST), (1, RESPONSE)):
+        flow = FLOW.inner(channel, asks)
+        printed.at(channel, opened(1), ended(1), Malformed(REQUEST, 8, "no frame", b"?", None), flow=flow)
+    seen = {(each["connection"], each["channel"], each["client"]["name"]) for each in printed.objects()}
+    assert seen == {(1, 1, "containerd"), (1, 2, "kubelet")}
 
 
 def test_a_call_is_one_object_when_it_ends(printed: Printed, make: Make) -> None:

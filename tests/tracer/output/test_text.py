@@ -10,6 +10,7 @@ from dissectors.events import CallEnded, Malformed, Skipped, Status
 from dissectors.render import Renderer
 from protos.registry import Registry
 from tests.tracer.made import (
+    FLOW,
     POD,
     REQUEST,
     RESPONSE,
@@ -278,7 +279,7 @@ def test_a_call_that_was_cut_says_by_whom(printed: Printed) -> None:
 def test_dropped_messages_and_gaps_are_said(printed: Printed) -> None:
     printed.at(0, opened(1, "Subscribe", "containerd.services.events.v1.Events"), opened(3))
     printed.at(1, *[message(1, RESPONSE, b"") for _ in range(100)])
-    printed.tracker.gap(made_flow())
+    printed.tracker.gap(FLOW)
     printed.at(2, ended(1), ended(3))
     first, second = printed.page.without_time()
     assert first.startswith("≠")
