@@ -112,6 +112,7 @@ class Recorder:
     def run(self, shared: Shared) -> None:
         """Until the END record, or until the worker is gone."""
         os.nice(_NICENESS)
+        shared.make_pages()
         words = self._words = shared.words
         self._go_on()
         reader = RingReader(shared)

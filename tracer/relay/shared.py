@@ -12,6 +12,7 @@ room is not written: the traffic does not wait, and the hole shows in the next r
 from __future__ import annotations
 
 import _thread
+import contextlib
 import mmap
 import os
 import platform
@@ -132,6 +133,12 @@ class Shared:
         self.table = self._bytes[_TABLE_AT:_RING_AT].cast("Q")
         self.ring = self._bytes[_RING_AT:]
         self.recorder_wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def make_pages(self) -> None:
+        """Have the kernel make the ring's pages now: a page that is made when it is first touched costs the worker
+        more than to move that page's bytes. A kernel without memory to spare makes them one by one, as before."""
+        with contextlib.suppress(OSError):
+            os.posix_fallocate(self.fd, _RING_AT, self.ring_bytes)
 
     def close(self) -> None:
         """Unmap and close; for the process that only started the others."""
