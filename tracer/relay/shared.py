@@ -73,6 +73,9 @@ RING_BYTES = 32 << 20
 _TABLE_AT = 4096
 _RING_AT = _TABLE_AT + SLOTS * SLOT_WORDS * 8
 
+BATCH = 1 << 20
+"""Bytes of the ring that a reader takes before it gives their room back."""
+
 RECORD = struct.Struct("=IHHIIQQQ")  # size, kind, direction, length, spare, connection, offset, time_ns
 RECORD_BYTES = RECORD.size
 CONTROL_ROOM = 256 << 10
@@ -265,7 +268,7 @@ class RingReader:
         self._words, self._ring, self._size = shared.words, shared.ring, shared.ring_bytes
         self._next = self._words[TAIL]
 
-    def read(self, most: int = 1 << 20) -> Iterator[Record]:
+    def read(self, most: int = BATCH) -> Iterator[Record]:
         """The records that are complete, up to about `most` bytes of them."""
         head = self._words[HEAD]
         until = min(head, self._next + most)
@@ -285,6 +288,6 @@ class RingReader:
         """Give the room of everything read so far back to the worker."""
         self._words[TAIL] = self._next
 
-    def has_more(self) -> bool:
-        """Whether records wait."""
-        return self._words[HEAD] != self._next
+    def waiting(self) -> int:
+        """How many bytes of records wait."""
+        return self._words[HEAD] - self._next
