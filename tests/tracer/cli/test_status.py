@@ -113,7 +113,7 @@ def test_a_session_that_was_killed_is_amiss(server: Path, detach: Detach) -> Non
 
 
 HELD = Held("/run/podwire/7.json", 7, "/x.pcapng", True, since_ns=1_000_000_000)
-COUNTERS = Counters(1, 100, 2, 3000, 40, 5, 6, 1, 2, RecorderState.RUNNING)
+COUNTERS = Counters(1, 100, 2, 3000, 40, 0, 0, 5, 6, 1, 2, RecorderState.RUNNING)
 
 
 def test_gaps_direct_connections_and_deaths_are_said() -> None:
