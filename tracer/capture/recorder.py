@@ -505,10 +505,11 @@ class Recorder:
 
     def _tell_of(self, pause: Pause) -> None:
         """Say what a pause has cost, in the capture, to `status` and to whoever started it."""
-        until_ns = max(self._last_ns, pause.since_ns)
-        about = {"podwire": "paused", "from_ns": pause.since_ns, "to_ns": until_ns}
+        about = {"podwire": "paused", "from_ns": pause.since_ns, "to_ns": self._now()}
         about |= {"bytes": pause.bytes, "connections": pause.connections}
-        self._writer.note(until_ns, about)
+        self._writer.note(
+            self._last_ns or pause.since_ns, about
+        )  # its place among the packets: what comes next may be older than now
         self._words[sh.DROPPED_CONNECTIONS] += pause.connections
         self._words[sh.PAUSED_NS] = 0
         self._tell_worker({"disk": f"the capture goes on; {note_text(about)}"})

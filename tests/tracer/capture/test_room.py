@@ -181,6 +181,8 @@ def check(path_items: list[Packet | Notice], steps: list[Step], words: list[int]
         seen, true = stream_of(pieces), stream_of(wanted[key])
         assert all(ours in (None, its) for ours, its in zip(seen, true, strict=False))
         assert len(seen) == len(true) if ends else len(seen) <= len(true)
+    gaps = sum(isinstance(piece, int) for pieces in told.values() for piece in pieces)
+    assert sum(item.dropped for item in path_items if isinstance(item, Packet)) > 2 * gaps, "more than one record each"
     in_file = sum(size_of(pieces) for pieces in told.values()) - gaps_of(told)
     all_bytes = sum(len(step.payload) for step in steps if step.kind == Kind.DATA)
     assert words[sh.DROPPED_BYTES] == all_bytes - in_file > 0
