@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -135,10 +136,31 @@ def test_unknown_fields_and_bad_text_are_named() -> None:
         'version: "\\xff"',
         '@not_utf8: ["version"]',
         "@unknown:",
-        "  - field: 15",
-        "    wire_type: varint",
-        "    value: 5",
+        "  - 15: 5 (varint; as sint -3)",
     ]
+
+
+def test_a_message_that_no_schema_has_is_marked_as_a_guess_with_the_likeliest_reading_first() -> None:
+    payload = b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01" + b"\x11" + struct.pack("<d", 2.5)
+    payload += b"\x19" + struct.pack("<q", -7) + b"\x25" + struct.pack("<f", 0.5) + b"\x2a\x02\x08\x07"
+    payload += b"\x32\x03web" + b"\x3a\x02\xff\xff" + b"\x42\x00"
+    assert RENDERER.guess_text(payload, 2) == [
+        "  guess:",
+        "    - 1: -1 (varint; as sint -9223372036854775808)",
+        "    - 2: 2.5 (fixed64; as integer 4612811918334230528)",
+        "    - 3: -7 (fixed64)",
+        "    - 4: 0.5 (fixed32; as integer 1056964608)",
+        "    - 5:",
+        "        - 1: 7 (varint; as sint -4)",
+        '    - 6: "web"',
+        "    - 7: 0xffff (2 bytes)",
+        '    - 8: ""',
+    ]
+
+
+def test_what_is_no_message_is_shown_as_bytes() -> None:
+    assert RENDERER.guess_text(b"GET / HTTP/1.1\r\n") == ['bytes: "GET / HTTP/1.1\r\n"']
+    assert RENDERER.guess_text(b"") == []
 
 
 def test_nothing_is_escaped_here() -> None:
