@@ -7,7 +7,6 @@ In: a call. Out: a `Summary`. Only the first request and the first response are 
 from __future__ import annotations
 
 import shlex
-import signal
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -16,9 +15,10 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from protos.registry import Parsed, Registry
 from tracer.calls import Call, Message
+from tracer.output.codes import exit_reason, signal_name
 from tracer.output.escape import escape
 from tracer.output.fields import EVENT_CARRIERS, EVENT_FIELDS, EVENT_ID_PATHS, FIELDS, ID_PATHS
-from tracer.output.units import short_id, size
+from tracer.output.units import quantity, short_id, size
 
 MAX_TEXT = 64
 """Characters of one field on a line; `-v` has them all."""
@@ -29,7 +29,7 @@ empty answers)."""
 KEPT_LENGTH = 512
 """Bytes of a message so kept, at most."""
 
-_PLAIN_SERVICES = ("runtime.v1.", "containerd.task.", "containerd.services.events.ttrpc.", "grpc.AgentService")
+_PLAIN_SERVICES = ("runtime.v1.", "containerd.task.", "containerd.services.events.ttrpc.", "grpc.AgentService", "nri.")
 """Services whose methods need no name in front on their hop."""
 
 _new = tuple.__new__  # makes a NamedTuple in half the time
@@ -252,11 +252,15 @@ def _item(word: str, descriptor: Descriptor) -> Item | None:
 
 def _one(label: str | None, get: Callable[[Any], Any], field: FieldDescriptor, form: str) -> Item:
     if form == "exit":
-        return lambda message: f"exit {get(message)}"
+        return lambda message: f"exit {_why(get(message))}"
     if form == "count":
         return lambda message: f"{label} {len(get(message))}"
     if form == "exec":
-        return lambda message: f"{label} {_id(value)}" if (value := get(message)) != message.container_id else ""
+        return lambda message: (
+            f"{label} {_id(value)}" if (value := get(message)) and value != message.container_id else ""
+        )
+    if form == "set":
+        return lambda message: f"{label} {names}" if (names := _set_fields(get(message))) else ""
     numeric = field.cpp_type not in (FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_MESSAGE)
     if field.enum_type is not None:
         names = {value.number: value.name for value in field.enum_type.values}
@@ -271,6 +275,10 @@ def _one(label: str | None, get: Callable[[Any], Any], field: FieldDescriptor, f
     if form == "always":
         return lambda message: before + shown(get(message))
     return lambda message: before + shown(value) if (value := get(message)) else ""
+
+
+def _set_fields(message: Any) -> str:  # noqa: ANN401 # see Descriptor
+    return ",".join(field.name for field, _ in message.ListFields())
 
 
 def _text(value: str | bytes) -> str:
@@ -293,10 +301,12 @@ def _words(value: Any) -> str:  # noqa: ANN401 # repeated string, bytes where th
 
 
 def _signal(value: int) -> str:
-    try:
-        return signal.Signals(value).name
-    except ValueError:
-        return str(value)
+    return signal_name(value) or str(value)
+
+
+def _why(status: int) -> str:
+    reason = exit_reason(status) if status > 125 else None
+    return str(status) if reason is None else f"{status} ({reason})"
 
 
 def _plain(value: Any) -> str:  # noqa: ANN401 # any scalar of protobuf
@@ -312,4 +322,7 @@ _FORMS: dict[str, Callable[[Any], str]] = {
     "words": _words,
     "signal": _signal,
     "seconds": lambda value: f"{value}s",
+    "quantity": quantity,
+    "why": _why,
+    "elsewhere": lambda value: f"{_text(value)} (its bytes bypass CRI)",
 }

@@ -164,6 +164,60 @@ def test_a_call_that_was_open_before_the_capture_says_so(printed: Printed) -> No
             {"container": {"id": "redis", "image": "redis:7", "runtime": {"name": "io.containerd.runc.v2"}}},
             "redis         Containers/Get       OK          1.000ms  → image redis:7 runtime io.containerd.runc.v2",
         ),
+        (
+            "grpc.AgentService",
+            "ExecProcess",
+            "grpc.ExecProcessRequest",
+            {"container_id": POD, "exec_id": "probe", "process": {"Args": ["ls", "-l"]}},
+            "google.protobuf.Empty",
+            {},
+            "9f57c2b6405e1 ExecProcess          OK          1.000ms  exec probe ls -l",
+        ),
+        (
+            "grpc.AgentService",
+            "WaitProcess",
+            "grpc.WaitProcessRequest",
+            {"container_id": POD, "exec_id": POD},
+            "grpc.WaitProcessResponse",
+            {"status": 1},
+            "9f57c2b6405e1 WaitProcess          OK          1.000ms  → exit 1",
+        ),
+        (
+            "grpc.AgentService",
+            "ReadStdout",
+            "grpc.ReadStreamRequest",
+            {"container_id": POD, "len": 32768},
+            "grpc.ReadStreamResponse",
+            {"data": "aGVsbG8="},
+            "9f57c2b6405e1 ReadStdout           OK          1.000ms  len 32768 → data 5 B",
+        ),
+        (
+            "grpc.Health",
+            "Check",
+            "grpc.CheckRequest",
+            {},
+            "grpc.HealthCheckResponse",
+            {"status": "SERVING"},
+            "              Health/Check         OK          1.000ms  → SERVING",
+        ),
+        (
+            "nri.pkg.api.v1alpha1.Plugin",
+            "CreateContainer",
+            "nri.pkg.api.v1alpha1.CreateContainerRequest",
+            {"pod": {"id": "p", "name": "web-0", "namespace": "shop"}, "container": {"id": POD, "name": "web"}},
+            "nri.pkg.api.v1alpha1.CreateContainerResponse",
+            {"adjust": {"env": [{"key": "A"}], "args": ["b"]}},
+            "9f57c2b6405e1 CreateContainer      OK          1.000ms  shop/web-0 web → adjust env,args updates 0",
+        ),
+        (
+            "nri.pkg.api.v1alpha1.Plugin",
+            "StateChange",
+            "nri.pkg.api.v1alpha1.StateChangeEvent",
+            {"event": "STOP_POD_SANDBOX", "pod": {"id": POD, "name": "web-0", "namespace": "shop"}},
+            "nri.pkg.api.v1alpha1.Empty",
+            {},
+            "9f57c2b6405e1 StateChange          OK          1.000ms  STOP_POD_SANDBOX shop/web-0",
+        ),
     ],
 )
 def test_each_method_shows_the_fields_that_matter(
@@ -193,7 +247,7 @@ def test_a_forwarded_event_is_shown_as_the_event_that_it_is(printed: Printed, re
     printed.at(0, forward, message(1, REQUEST, envelope.SerializeToString()), flow=flow, protocol="ttrpc")
     printed.at(1, message(1, RESPONSE), ended(1), flow=flow, protocol="ttrpc")
     assert printed.page.without_time() == [
-        "  events 9f57c2b6405e1 /tasks/exit          OK          1.000ms  exec probe pid 71 exit 137"
+        "  events 9f57c2b6405e1 /tasks/exit          OK          1.000ms  exec probe pid 71 exit 137 (SIGKILL)"
     ]
 
 
