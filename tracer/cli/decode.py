@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -98,14 +98,33 @@ def load_registry(args: argparse.Namespace) -> Registry:
     return registry
 
 
-def make_printer(args: argparse.Namespace, stdout: TextIO) -> Printer:
+class Correlated:
+    """A printer of calls that have their places: each update goes through the correlator first."""
+
+    def __init__(self, correlate: Callable[[Update], None], printer: Printer) -> None:
+        self.learn = correlate
+        """Takes what changed without a word."""
+        self._show = printer.update
+        self.tick = printer.tick
+        self.finish = printer.finish
+
+    def update(self, update: Update) -> None:
+        """Take what changed."""
+        self.learn(update)
+        self._show(update)
+
+
+def make_printer(args: argparse.Namespace, stdout: TextIO) -> Correlated:
     """Return the printer that the options ask for; it writes to `stdout` and never flushes it. Raises PodwireError."""
+    from tracer.story.correlate import Correlator
+
     registry = load_registry(args)
+    correlate = Correlator(registry).update
     if args.json:
         from dissectors.render import Renderer
         from tracer.output.jsonlines import JsonPrinter
 
-        return JsonPrinter(stdout.write, registry, Renderer(registry))
+        return Correlated(correlate, JsonPrinter(stdout.write, registry, Renderer(registry)))
     from tracer.output.look import Look
     from tracer.output.summary import Summarizer
     from tracer.output.text import TextPrinter
@@ -118,9 +137,9 @@ def make_printer(args: argparse.Namespace, stdout: TextIO) -> Printer:
         from tracer.output.verbose import VerboseDetails
 
         details = VerboseDetails(registry, Renderer(registry, Meanings(utc=args.utc)))
-    return TextPrinter(
-        stdout.write, Summarizer(registry), look=Look.of(stdout), clock=Clock(utc=args.utc), details=details
-    )
+    look, clock = Look.of(stdout), Clock(utc=args.utc)
+    printer = TextPrinter(stdout.write, Summarizer(registry), look=look, clock=clock, details=details, names=True)
+    return Correlated(correlate, printer)
 
 
 def run(args: argparse.Namespace) -> int:

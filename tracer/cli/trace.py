@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TextIO
 
 from protos.errors import PodwireError
-from tracer.cli.decode import Printer, add_output_options, make_printer, positive
+from tracer.cli.decode import Correlated, add_output_options, make_printer, positive
 from tracer.cli.talk import say
 
 if TYPE_CHECKING:  # heavy: imported by run
@@ -217,7 +217,7 @@ def _how_to_go_on(session: int, capture: str) -> str:
 class Shown:
     """Prints a live trace's updates, up to so many ended calls (0: all)."""
 
-    def __init__(self, printer: Printer, out: TextIO, most_calls: int) -> None:
+    def __init__(self, printer: Correlated, out: TextIO, most_calls: int) -> None:
         self._printer, self._out, self._left = printer, out, most_calls or -1
         self.any_call = False
 
@@ -235,6 +235,11 @@ class Shown:
             self.any_call = self.any_call or update.kind == "opened"
             self._left -= update.kind == "ended"
         self._out.flush()
+
+    def learn(self, updates: list[Update]) -> None:
+        """Take what was before: pods and containers are named in it."""
+        for update in updates:
+            self._printer.learn(update)
 
     def tick(self) -> None:
         """Time passes without anything changing."""
