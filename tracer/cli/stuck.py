@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import time
 from typing import TYPE_CHECKING
 
 from protos.errors import PodwireError
-from tracer.cli.decode import add_schema_options, broken_off, load_registry
+from tracer.cli.decode import add_schema_options, load_registry
+from tracer.cli.reading import read_placed, running_capture
 from tracer.output.look import OK, Look
 
 if TYPE_CHECKING:  # heavy: imported by run
@@ -38,11 +37,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """List what is open. Returns 0, whether there is any or not. Raises PodwireError."""
-    path = args.file or running_capture()
+    path = args.file or running_capture("stuck")
     registry = load_registry(args)
-    calls, end_ns, broken = read_open(path, registry)
-    if path != "-" and any(os.path.realpath(path) == os.path.realpath(each) for each in _being_written()):
-        end_ns, broken = max(end_ns, time.time_ns()), ""  # still being written: its last record may be half there
+    _, calls, end_ns, broken = read_placed(path, registry)
     if args.json:
         _print_json(calls, registry, end_ns)
     else:
@@ -55,41 +52,6 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.flush()
         raise PodwireError(f"{path}: {broken}")
     return 0
-
-
-def read_open(path: str, registry: Registry) -> tuple[list[Call], int, str]:
-    """Read a capture; return the calls open at its end, the time of its last packet, and why it broke off, if so."""
-    from tracer.capture.growing import open_recorded
-    from tracer.pipeline import Decoder
-    from tracer.story.correlate import Correlator
-
-    decoder, correlator = Decoder(), Correlator(registry)
-    broken = ""
-    with open_recorded(path) as capture:
-        for item in capture:
-            for update in decoder.feed(item):
-                correlator.update(update)
-                if update.kind == "notice" and update.fatal:
-                    broken = broken_off(update)
-    decoder.finish()
-    return decoder.open_calls(), decoder.now_ns, broken
-
-
-def running_capture() -> str:
-    """Return the capture that a running trace writes. Raises PodwireError unless exactly one is running."""
-    running = _being_written()
-    if not running:
-        raise PodwireError("no trace is running: podwire stuck FILE reads a capture")
-    if len(running) > 1:
-        raise PodwireError(f"several traces are running; name the capture of one: {', '.join(running)}")
-    return running[0]
-
-
-def _being_written() -> list[str]:
-    from tracer.capture.growing import newest
-    from tracer.sessions import TRACING, read_sessions
-
-    return [newest(session.capture) for session in read_sessions() if session.state == TRACING]
 
 
 def stuck_text(calls: list[Call], registry: Registry, end_ns: int) -> list[str]:

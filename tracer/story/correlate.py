@@ -7,7 +7,7 @@ is bounded by what is open, and by some facts of each pod and container.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from dissectors.events import Direction
 from protos.registry import Registry
@@ -16,6 +16,7 @@ from tracer.output.fields import EXPECTED_FAILURES
 from tracer.story.causes import AFTER_EXIT, CAUSING, ENDS, EVENT_OF, PARENTS
 from tracer.story.identity import Reader, Said
 from tracer.story.place import MAX_FAILURES, Container, Failure, Place, Pod, Shim
+from tracer.waiting import meant_to_wait
 
 MAX_TOLD = 64
 """Task calls of a container kept for the events that may follow, and execs."""
@@ -27,6 +28,18 @@ _VM = re.compile(r"/(?:vc/vm|vc/firecracker|run/kata)/([^/]+)/")
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _POD_STATES = ("ready", "stopped")
 _CONTAINER_STATES = ("created", "running", "exited", "")
+
+
+class _Method(NamedTuple):
+    """What is the same in all calls of a method."""
+
+    waits: bool
+    causing: bool
+    parents: dict[str, str] | None
+    parents_exec: dict[str, str] | None
+    """The same of a call about an exec."""
+    steps: bool
+    """Its calls may be steps in a life."""
 
 
 class Correlator:
@@ -41,6 +54,7 @@ class Correlator:
         self._named: dict[tuple[object, ...], Pod] = {}
         """Pods by namespace, name, uid and attempt: what PullImage knows."""
         self._shims: dict[str, Shim] = {}
+        self._methods: dict[tuple[str, str], _Method] = {}
         self._loose: list[Place] = []
         """Open calls that may cause others, and whose pod is not known or that ask for all."""
         self._traces: dict[str, list[Place]] = {}
@@ -59,11 +73,21 @@ class Correlator:
                 self._asked(call, message)
         elif kind == "opened":
             if call.place is None:  # else somebody is shown again what is open
-                call.place = place = Place(call)
+                call.place = place = Place(call, self._method(call.service, call.method).waits)
                 if call.metadata:
                     place.trace = _trace(call)
         else:
             self._ended(call)
+
+    def _method(self, service: str, method: str) -> _Method:
+        found = self._methods.get((service, method))
+        if found is None:
+            key = f"{service}/{method}"
+            steps = service.startswith((_CRI, "containerd.task."))
+            found = self._methods[service, method] = _Method(
+                meant_to_wait(service, method), key in CAUSING, PARENTS.get(key), PARENTS.get(f"{key}/exec"), steps
+            )
+        return found
 
     # What a request tells
 
@@ -71,6 +95,7 @@ class Correlator:
         place = call.place
         if place is None:
             return  # it was open before this correlator came
+        method = self._method(call.service, call.method)
         place.hop = call.hop
         said = self._reader.read(call.service, call.method, Direction.REQUEST, message.payload)
         if said:
@@ -91,10 +116,13 @@ class Correlator:
         if place.topic:
             self._event(place, said)
         else:
-            self._link(place)
-        if f"{place.service}/{place.method}" in CAUSING:
+            fits = method.parents_exec if place.exec_id else method.parents
+            if fits is not None:
+                self._link(place, fits)
+        if method.causing:
             self._may_cause(place)
-        _step(place, began=True)
+        if method.steps:
+            _step(place, began=True)
 
     def _learn(self, place: Place, said: Said) -> None:
         """Fill in records from what a message says, and say of the call whom it is about."""
@@ -181,12 +209,8 @@ class Correlator:
         place.home = _home(place, self._loose)
         place.home.append(place)
 
-    def _link(self, place: Place) -> None:
+    def _link(self, place: Place, fits: dict[str, str]) -> None:
         """Find the parent of a call that has just begun, or the calls that it may be."""
-        key = f"{place.service}/{place.method}"
-        fits = PARENTS.get(f"{key}/exec" if place.exec_id else key)
-        if fits is None:
-            return
         if place.trace:
             same = [each for each in self._traces.get(place.trace, ()) if f"{each.service}/{each.method}" in fits]
             if len(same) == 1:
@@ -352,10 +376,11 @@ class Correlator:
         if call.status is not None:
             place.code, place.message = call.status.code, call.status.message[:MAX_MESSAGE]
         failed = _has_failed(place)
-        if f"{place.service}/{place.method}" in CAUSING:
+        method = self._method(call.service, call.method)
+        if method.causing:
             self._causes_no_more(place, failed)
-        _step(place, began=False)
-        if place.service.startswith(_CRI) or place.hop == "task":
+        if method.steps:
+            _step(place, began=False)
             _advance(place, failed)
         if failed:
             _report(place)
@@ -429,7 +454,7 @@ def _same_trace(parent: Place, child: Place) -> bool:
 
 def _adopt(parent: Place, child: Place, how: str) -> None:
     child.parent, child.how = parent, how
-    parent.children.append((child.number, how))
+    parent.children += ((child.number, how),)
     container = child.container
     if container is not None and child.method == "Exec" and child.hop == "task" and child.exec_id:
         _keep(container.execs, child.exec_id, parent)
@@ -440,7 +465,7 @@ def _adopt(parent: Place, child: Place, how: str) -> None:
 def _leave(child: Place) -> None:
     parent = child.parent
     if parent is not None:
-        parent.children = [each for each in parent.children if each[0] != child.number]
+        parent.children = tuple(each for each in parent.children if each[0] != child.number)
         parent.failures = [each for each in parent.failures or () if each.call != child.number]
         child.parent, child.how = None, ""
 
@@ -522,8 +547,8 @@ def _step(place: Place, *, began: bool) -> None:
         elif method == "Start":
             steps.start_ns = steps.start_ns if not began else time_ns
             steps.started_ns = steps.started_ns if began else time_ns
-    elif not place.service.startswith(_CRI):
-        return
+    elif method == "PullImage" and pod is not None and place.end_ns is not None:
+        pod.pulled_ns += place.end_ns - place.start_ns
     elif method == "RunPodSandbox" and pod is not None:
         pod.steps.asked_ns = pod.steps.asked_ns if not began else time_ns
         pod.steps.up_ns = pod.steps.up_ns if began else time_ns
@@ -549,6 +574,9 @@ def _advance(place: Place, failed: bool) -> None:
         if pod is not None and method in _POD_ENDS:
             pod.state = "failed" if failed and method == "RunPodSandbox" else pod.state
             pod.state = pod.state if failed else _POD_ENDS[method]
+            if pod.state == "removed":  # and with it, as CRI has it, all that was in it
+                for each in pod.containers.values():
+                    each.state = "removed"
         return
     if method == "StartContainer":
         if failed:

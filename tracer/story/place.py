@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tracer.calls import Call, State
-from tracer.waiting import meant_to_wait
 
 SLACK_NS = 100_000_000
 """A deadline passed on is counted anew at each hop, and rounded: so much later is the same."""
@@ -77,6 +76,8 @@ class Pod:
     steps: Steps = field(default_factory=Steps)
     failures: list[Failure] = field(default_factory=list)
     failed: int = 0
+    pulled_ns: int = 0
+    """How long the pulls that named it took."""
     causing: list[Place] = field(default_factory=list)
     """Open calls about it that may cause others."""
 
@@ -125,44 +126,52 @@ class Container:
 
 
 class Place:
-    """One call's place: about whom it is, and between which others."""
+    """One call's place: about whom it is, and between which others.
 
-    __slots__ = (
-        "candidates", "children", "code", "container", "deadline_ns", "end_ns", "exec_id", "failures", "home",
-        "hop", "how", "image", "message", "method", "number", "own_pod", "parent", "service", "start_ns", "state",
-        "topic", "trace", "undecided", "waits",
-    )  # fmt: skip
+    No dataclass, as Call is none: what most calls never set stays an attribute of the class.
+    """
 
-    def __init__(self, call: Call) -> None:
+    number: int
+    hop: str
+    service: str
+    method: str
+    start_ns: int
+    deadline_ns: int | None = None
+    waits: bool
+    """It is meant to wait."""
+    trace: str = ""
+    end_ns: int | None = None
+    state: State = State.OPEN
+    code: int | None = None
+    message: str = ""
+    own_pod: Pod | None = None
+    container: Container | None = None
+    exec_id: str = ""
+    image: str = ""
+    topic: str = ""
+    home: list[Place] | None = None
+    """The list of open calls in which its children look for it."""
+    parent: Place | None = None
+    how: str = ""
+    """How the parent was found: `trace`, `identity` or `time`."""
+    children: tuple[tuple[int, str], ...] = ()
+    """Number and how, of each."""
+    candidates: list[Place] | None = None
+    """Parents that it may have, while more may be learnt."""
+    undecided: list[Place] | None = None
+    """Calls that it may be the parent of, until its identity is known."""
+    failures: list[Failure] | None = None
+    """Of its children, in the order of their ends."""
+
+    def __init__(self, call: Call, waits: bool) -> None:
         self.number = call.number
         self.hop = call.hop
         self.service = call.service
         self.method = call.method
         self.start_ns = call.start_ns
-        self.deadline_ns = call.deadline_ns
-        self.waits = meant_to_wait(call.service, call.method)
-        self.trace = ""
-        self.end_ns: int | None = None
-        self.state = State.OPEN
-        self.code: int | None = None
-        self.message = ""
-        self.own_pod: Pod | None = None
-        self.container: Container | None = None
-        self.exec_id = ""
-        self.image = ""
-        self.topic = ""
-        self.home: list[Place] | None = None
-        """The list of open calls in which its children look for it."""
-        self.parent: Place | None = None
-        self.how = ""
-        """How the parent was found: `trace`, `identity` or `time`."""
-        self.children: list[tuple[int, str]] = []
-        self.candidates: list[Place] | None = None
-        """Parents that it may have, while more may be learnt."""
-        self.undecided: list[Place] | None = None
-        """Calls that it may be the parent of, until its identity is known."""
-        self.failures: list[Failure] | None = None
-        """Of its children, in the order of their ends."""
+        if call.timeout_ns is not None:
+            self.deadline_ns = call.deadline_ns
+        self.waits = waits
 
     @property
     def pod(self) -> Pod | None:

@@ -142,6 +142,7 @@ def test_every_key_is_documented_and_every_documented_key_is_produced(printed: P
     stuck = set(tables.pop("podwire stuck --json"))
     assert stuck == {"age_ns", "meant_to_wait", "deadline_left_ns", "innermost"}
     del tables["podwire status --json"], tables["connection"]  # held by its own test
+    del tables["podwire pods --json"], tables["container of a pod"], tables["failure"]  # held by its own test
     assert set(tables.pop("how")) == {"how", "trace", "identity", "time"}
     seen = produced(printed.objects())
     assert seen.keys() == tables.keys()

@@ -72,7 +72,7 @@ def test_of_pods_that_start_together_each_task_call_finds_its_own_once_the_ids_a
     assert (made.parent, made.how) == (first, "identity")
     assert about(made) == ("1", "1", "web")
     assert about(other) == ("2", "2", "db")
-    assert first.children == [(made.number, "identity")]
+    assert first.children == ((made.number, "identity"),)
 
 
 def test_a_guess_by_time_is_taken_back_when_the_id_says_otherwise(node: Node) -> None:
@@ -81,7 +81,7 @@ def test_a_guess_by_time_is_taken_back_when_the_id_says_otherwise(node: Node) ->
     assert parent(made) == ("RunPodSandbox", "time")
     node.answer("run", podSandboxId=POD)
     assert parent(made) is None
-    assert run.children == []
+    assert run.children == ()
 
 
 def test_a_sandbox_that_was_there_before_is_not_a_new_pods(node: Node) -> None:
