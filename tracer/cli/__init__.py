@@ -17,6 +17,7 @@ COMMANDS = {
     "decode": "print the calls of a capture file",
     "stuck": "list the calls without an answer, of a running trace or of a capture file",
     "pods": "list the pods and containers seen: state, start-up by phase, failures",
+    "story": "tell the calls of one pod over all hops, as a tree, a page, a diagram or a trace",
     "doctor": "say what is here, what can be traced and what cannot; mend what a crash left",
     "demo": "trace a bundled stand-in runtime; needs neither root nor containerd",
 }

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 from dissectors.events import Direction
 from protos.registry import Registry
-from tracer.calls import Call, CallUpdate, Message, State, Update
-from tracer.output.fields import EXPECTED_FAILURES
+from tracer.calls import Call, CallUpdate, Message, Update
 from tracer.story.causes import AFTER_EXIT, CAUSING, ENDS, EVENT_OF, PARENTS
 from tracer.story.identity import Reader, Said
 from tracer.story.place import MAX_FAILURES, Container, Failure, Place, Pod, Shim
@@ -375,7 +374,7 @@ class Correlator:
         place.end_ns, place.state = call.end_ns, call.state
         if call.status is not None:
             place.code, place.message = call.status.code, call.status.message[:MAX_MESSAGE]
-        failed = _has_failed(place)
+        failed = place.failed()
         method = self._method(call.service, call.method)
         if method.causing:
             self._causes_no_more(place, failed)
@@ -403,7 +402,7 @@ class Correlator:
         for child in place.undecided or ():
             if child.candidates is not None and all(not each.open for each in child.candidates):
                 child.candidates = None
-                if child.parent is None and _has_failed(child):
+                if child.parent is None and child.failed():
                     _report(child)
         place.undecided = None
         if place.trace:
@@ -458,7 +457,7 @@ def _adopt(parent: Place, child: Place, how: str) -> None:
     container = child.container
     if container is not None and child.method == "Exec" and child.hop == "task" and child.exec_id:
         _keep(container.execs, child.exec_id, parent)
-    if _has_failed(child):
+    if child.failed():
         _pass_up(parent, _failure(child))
 
 
@@ -592,14 +591,6 @@ def _advance(place: Place, failed: bool) -> None:
 _POD_ENDS = {"RunPodSandbox": "ready", "StopPodSandbox": "stopped", "RemovePodSandbox": "removed"}
 
 
-def _has_failed(place: Place) -> bool:
-    if place.open or (place.waits and place.state is not State.ENDED):
-        return False
-    if place.code is None:
-        return True
-    return place.code != 0 and (place.method, place.code) not in EXPECTED_FAILURES.get(place.service, ())
-
-
 def _failure(place: Place) -> Failure:
     """What there is to say of a failed call, with the child's failure that its message repeats, else the first."""
     below = place.failures or []
@@ -613,7 +604,7 @@ def _failure(place: Place) -> Failure:
 
 def _report(place: Place) -> None:
     """Pass a failure on to the call that waits for this one, or else note it with the container or pod."""
-    if not _has_failed(place):
+    if not place.failed():
         return
     if place.parent is not None and place.parent.open:
         _pass_up(place.parent, _failure(place))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tracer.calls import Call, State
+from tracer.output.fields import EXPECTED_FAILURES
 
 SLACK_NS = 100_000_000
 """A deadline passed on is counted anew at each hop, and rounded: so much later is the same."""
@@ -184,6 +185,14 @@ class Place:
     def open(self) -> bool:
         """Whether it has no end yet."""
         return self.end_ns is None
+
+    def failed(self) -> bool:
+        """Whether it ended in an error that is no part of a good life."""
+        if self.open or (self.waits and self.state is not State.ENDED):
+            return False
+        if self.code is None:
+            return True
+        return self.code != 0 and (self.method, self.code) not in EXPECTED_FAILURES.get(self.service, ())
 
     @property
     def title(self) -> str:
