@@ -23,6 +23,9 @@ from tracer.output.units import quantity, short_id, size
 MAX_TEXT = 64
 """Characters of one field on a line; `-v` has them all."""
 
+MAX_FIRST = 4
+"""Fields on a line of a message that the table does not know."""
+
 KEPT = 256
 """What was read of so many messages of a method's side is kept: half of all are the very bytes of one before (polling,
 empty answers)."""
@@ -155,6 +158,8 @@ class Summarizer:
         source = self._registry.message_class(found.input_type).DESCRIPTOR
         target = self._registry.message_class(found.output_type).DESCRIPTOR
         request, _, response = FIELDS.get(service, {}).get(method, "").partition("→")
+        if method not in FIELDS.get(service, {}):  # a service of the user's own
+            request, response = _first_fields(source), _first_fields(target)
         paths = ID_PATHS.get(service, ())
         carries_event = service in EVENT_CARRIERS and method == "Forward"
         asks = _Side(found.input_type, _items(request, source), _id_getters(paths, source), {})
@@ -230,6 +235,12 @@ def _identity(ids: tuple[Callable[[Any], Any], ...], body: Any) -> str:  # noqa:
 def _items(specification: str, descriptor: Descriptor) -> tuple[Item, ...]:
     items = (_item(word, descriptor) for word in specification.split())
     return tuple(item for item in items if item is not None)
+
+
+def _first_fields(descriptor: Descriptor) -> str:
+    """Items for a message that the table does not know: its first fields that fit on a line."""
+    plain = [each.name for each in descriptor.fields if not each.is_repeated and each.message_type is None]
+    return " ".join(f"{name}={name}" for name in plain[:MAX_FIRST])
 
 
 def parse_item(word: str) -> tuple[str | None, list[str], str]:
