@@ -162,10 +162,10 @@ class TextPrinter:
         place = f"#{message.number}"
         arrow, text = ("←", summary.response) if message.direction else ("→", summary.request)
         line = (
-            f"{self._clock.text(message.time_ns)} {look.OK} {call.hop:<6} {short_id(summary.id):<13} "
+            f"{self._clock.text(message.time_ns)} {look.MESSAGE} {call.hop:<6} {short_id(summary.id):<13} "
             f"{summary.method:<20} {place:<9} {duration(message.time_ns - call.start_ns):>9}  {arrow} {text}"
         )
-        self._write(self._look.line(look.OK, line))
+        self._write(self._look.line(look.MESSAGE, line))
 
     def _line(
         self, call: Call, sign: str, status: str, length_ns: int, extra: list[str], *, answered: bool = True

@@ -95,10 +95,10 @@ def test_each_message_of_a_stream_has_a_line_when_it_comes(printed: Printed, mak
     of_type = registry.message_class("containerd.types.Envelope")
     envelope = of_type(topic="/tasks/start", event=event).SerializeToString()  # type: ignore[call-arg]
     printed.at(0, opened(1, "Subscribe", events), message(1, REQUEST, b""))
-    assert printed.page == ["14:58:01.000000   cri                  Events/Subscribe     #1              0µs  → 0 B"]
+    assert printed.page == ["14:58:01.000000 · cri                  Events/Subscribe     #1              0µs  → 0 B"]
     printed.at(2, message(1, RESPONSE, envelope))
     assert printed.page[1:] == [
-        "14:58:01.002000   cri    9f57c2b6405e1 Events/Subscribe     #2          2.000ms  ← /tasks/start pid 7"
+        "14:58:01.002000 · cri    9f57c2b6405e1 Events/Subscribe     #2          2.000ms  ← /tasks/start pid 7"
     ]
     printed.at(3, ended(1))
     assert len(printed.page) == 3
@@ -123,7 +123,7 @@ def test_a_method_that_no_schema_has_is_a_stream_once_a_side_has_said_two_things
     printed.at(1, message(1, RESPONSE, b"bb"))
     assert printed.page == []
     printed.at(2, message(1, RESPONSE, b"ccc"))
-    assert printed.page == ["14:58:01.002000   cri                  Y/Watch              #3          2.000ms  ← 3 B"]
+    assert printed.page == ["14:58:01.002000 · cri                  Y/Watch              #3          2.000ms  ← 3 B"]
 
 
 def test_a_message_of_a_stream_that_does_not_parse_says_so(printed: Printed) -> None:
@@ -276,7 +276,7 @@ def test_each_method_shows_the_fields_that_matter(
 ) -> None:
     printed.at(0, opened(1, method, service), message(1, REQUEST, make(request_type, asked)))
     printed.at(1, message(1, RESPONSE, make(response_type, answered)), ended(1))
-    assert [shown[9:] for shown in printed.page.without_time() if " #" not in shown] == [line]
+    assert [shown[9:] for shown in printed.page.without_time() if shown[0] != "·"] == [line]
 
 
 def test_a_forwarded_event_is_shown_as_the_event_that_it_is(printed: Printed, registry: Registry, make: Make) -> None:
