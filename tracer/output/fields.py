@@ -136,6 +136,9 @@ _AGENT = {
     "GetVolumeStats": "volume_guest_path → usage=usage:count",
     "ResizeVolume": "volume_guest_path size",
     "SetPolicy": "policy=policy:bytes",
+    "ListProcesses": "format",
+    "StartTracing": "",
+    "StopTracing": "",
 }
 
 _POD = "pod.namespace/pod.name"
