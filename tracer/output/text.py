@@ -16,8 +16,8 @@ from tracer.output import look
 from tracer.output.codes import reset_name, status_name
 from tracer.output.escape import escape
 from tracer.output.fields import EXPECTED_FAILURES
+from tracer.output.limits import near_limit
 from tracer.output.look import Look
-from tracer.output.meaning import near_limit
 from tracer.output.summary import Summarizer
 from tracer.output.units import Clock, duration, short_id
 from tracer.waiting import meant_to_wait
