@@ -7,6 +7,7 @@ import os
 import select
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TextIO
 
@@ -71,9 +72,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="HOP=PATH",
         action="append",
         default=[],
-        help="trace this socket (hops cri, events, nri) or folder of sockets (task, agent) instead of the usual ones",
+        help="trace this socket (hops cri, events, nri), folder of shims' sockets (task), or folder of VMs or a socket "
+        "(agent) instead of the usual ones",
     )
-    parser.add_argument("--existing", action="store_true", help="trace shims that run already, too")
+    parser.add_argument("--existing", action="store_true", help="trace shims and VMs that run already, too")
     parser.add_argument("--force", action="store_true", help="exchange a socket although SELinux refuses its label")
     parser.add_argument(
         "--detach", action="store_true", help="go on recording in the background (podwire status, attach, stop)"
@@ -150,8 +152,8 @@ def run(args: argparse.Namespace) -> int:
         path = discover.target_path(target)
         if target.name:
             live.older[path] = discover.older_connections(path)
-        else:
-            say(f"{target.hop} {path}: {_shims(target)}")
+    for line in _folders(targets):
+        say(line)
     detached = False
     try:
         live.start()
@@ -304,12 +306,24 @@ class CopyOut:
             self._file.close()
 
 
-def _shims(target: Target) -> str:
-    """What a trace says of a folder of sockets at its start."""
-    try:
-        names = [name for name in os.listdir(target.folder) if target.matches(name)]
-    except OSError:
-        names = []
-    if not names or target.existing:
-        return "tracing shims as they start" + (f", and the {len(names)} that run" if names else "")
-    return f"tracing shims as they start; {len(names)} that ran before are left alone (--existing takes them too)"
+def _folders(targets: list[Target]) -> Iterator[str]:
+    """What a trace says of folders of sockets at its start: a line a folder of shims, and one for all VMs if there is a
+    folder of theirs."""
+    from tracer import discover
+
+    for target in targets:
+        if target.hop == "task":
+            yield f"task {target.folder}: {_as_they_start('shims', [target])}"
+    vms = [each for each in targets if each.hop == "agent" and not each.name]
+    places = discover.vm_places(vms) or [each.folder for each in vms if each.required]
+    if places:
+        yield f"agent {', '.join(places)}: {_as_they_start('VMs', vms)}"
+
+
+def _as_they_start(what: str, targets: list[Target]) -> str:
+    from tracer import discover
+
+    here = sum(len(discover.sockets_in(each)) for each in targets)
+    if not here or targets[0].existing:
+        return f"tracing {what} as they start" + (f", and the {here} that run" if here else "")
+    return f"tracing {what} as they start; {here} that ran before are left alone (--existing takes them too)"
