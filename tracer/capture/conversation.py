@@ -57,6 +57,9 @@ _UNACKNOWLEDGED: Final = 1 << 29
 _LONGEST_JUMP: Final = 1 << 30
 """Sequence numbers can't tell a longer jump from a step back (RFC 9293 §3.4): it is made in several."""
 
+_SUMMED_AT_ONCE: Final = 4_096
+"""Bytes; an even number."""
+
 _EPB = struct.Struct("<7I")
 """Enhanced Packet Block (§4.3): type, total length, interface, time high, time low, captured, original length."""
 _HEADERS = struct.Struct(">16sHHHHH12sIIHHHH")
@@ -400,8 +403,7 @@ class CaptureWriter:
                 side.window = _UNACKNOWLEDGED
         sequence &= 0xFFFFFFFF
         ident = side.ident = side.ident + 1 & 0xFFFF
-        # Checksums are sums of 16-bit words modulo 65,535 (RFC 1071), so a number of any width can be added whole.
-        total = int.from_bytes(payload, "big") % 65_535 << (8 if length & 1 else 0)
+        total = _sum(payload) << (8 if length & 1 else 0)
         if extra:
             total += int.from_bytes(extra, "big")
         captured = 54 + length
@@ -491,6 +493,22 @@ class CaptureWriter:
         block = blocks.build_block(block_type, body)
         self._write(block)
         self.state.bytes += len(block)
+
+
+def _sum(payload: memoryview | bytes) -> int:
+    """Return the sum of its 16-bit words modulo 65,535 (RFC 1071); an odd length is as if a zero byte stood before it.
+
+    Modulo 65,535 a number of any width is the sum of its words. To make one of many bytes takes longer than to add
+    several up.
+    """
+    length = len(payload)
+    if length <= _SUMMED_AT_ONCE:
+        return int.from_bytes(payload, "big") % 65_535
+    first = length % _SUMMED_AT_ONCE
+    total = int.from_bytes(payload[:first], "big")
+    for at in range(first, length, _SUMMED_AT_ONCE):
+        total += int.from_bytes(payload[at : at + _SUMMED_AT_ONCE], "big")
+    return total % 65_535
 
 
 def sides(client: bytes, server: bytes, port: int, server_port: int) -> tuple[Side, Side]:

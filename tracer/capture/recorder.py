@@ -112,6 +112,7 @@ class Recorder:
     def run(self, shared: Shared) -> None:
         """Until the END record, or until the worker is gone."""
         os.nice(_NICENESS)
+        shared.make_pages()
         words = self._words = shared.words
         self._go_on()
         reader = RingReader(shared)
@@ -121,12 +122,13 @@ class Recorder:
         worker_is_gone = False
         while not self._ended:
             if self._drain(reader):
-                time.sleep(_PAUSE_S)
+                if reader.waiting() < sh.BATCH:
+                    time.sleep(_PAUSE_S)
                 continue
             if worker_is_gone:
                 break
             words[sh.WAITING] = 1
-            if reader.has_more():
+            if reader.waiting():
                 continue
             for fd, _ in poll.poll(_IDLE_MS):
                 if fd == shared.recorder_wake:

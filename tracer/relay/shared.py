@@ -12,6 +12,7 @@ room is not written: the traffic does not wait, and the hole shows in the next r
 from __future__ import annotations
 
 import _thread
+import contextlib
 import mmap
 import os
 import platform
@@ -71,6 +72,9 @@ the client's pid."""
 RING_BYTES = 32 << 20
 _TABLE_AT = 4096
 _RING_AT = _TABLE_AT + SLOTS * SLOT_WORDS * 8
+
+BATCH = 1 << 20
+"""Bytes of the ring that a reader takes before it gives their room back."""
 
 RECORD = struct.Struct("=IHHIIQQQ")  # size, kind, direction, length, spare, connection, offset, time_ns
 RECORD_BYTES = RECORD.size
@@ -132,6 +136,12 @@ class Shared:
         self.table = self._bytes[_TABLE_AT:_RING_AT].cast("Q")
         self.ring = self._bytes[_RING_AT:]
         self.recorder_wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def make_pages(self) -> None:
+        """Have the kernel make the ring's pages now: a page that is made when it is first touched costs the worker
+        more than to move that page's bytes. A kernel without memory to spare makes them one by one, as before."""
+        with contextlib.suppress(OSError):
+            os.posix_fallocate(self.fd, _RING_AT, self.ring_bytes)
 
     def close(self) -> None:
         """Unmap and close; for the process that only started the others."""
@@ -258,7 +268,7 @@ class RingReader:
         self._words, self._ring, self._size = shared.words, shared.ring, shared.ring_bytes
         self._next = self._words[TAIL]
 
-    def read(self, most: int = 1 << 20) -> Iterator[Record]:
+    def read(self, most: int = BATCH) -> Iterator[Record]:
         """The records that are complete, up to about `most` bytes of them."""
         head = self._words[HEAD]
         until = min(head, self._next + most)
@@ -278,6 +288,6 @@ class RingReader:
         """Give the room of everything read so far back to the worker."""
         self._words[TAIL] = self._next
 
-    def has_more(self) -> bool:
-        """Whether records wait."""
-        return self._words[HEAD] != self._next
+    def waiting(self) -> int:
+        """How many bytes of records wait."""
+        return self._words[HEAD] - self._next

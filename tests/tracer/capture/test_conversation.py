@@ -245,6 +245,16 @@ def test_checksums_are_those_that_scapy_computes(first: bytes, second: bytes, pl
         assert seen[layers.TCP].chksum == again[layers.TCP].chksum
 
 
+@pytest.mark.parametrize("size", [4_095, 4_096, 4_097, 8_193, 20_000, 65_494, 65_495])
+def test_checksums_of_long_packets_hold(size: int) -> None:
+    """They are summed up in pieces."""
+    payload = bytes(at * at % 251 for at in range(size))
+    packet = packets(Capture().open().data(0, 0, payload).finish())[3].data
+    pseudo = packet[26:34] + b"\0\x06" + (size + 20).to_bytes(2, "big")
+    assert packet[54:] == payload
+    assert ones_sum(pseudo + packet[34:] + bytes(size & 1)) == 0xFFFF
+
+
 def test_a_sum_of_zero_has_the_checksum_of_zero() -> None:
     """An all-ones sum: 0x0000 by RFC 1071's complement, never 0xFFFF."""
     capture = Capture().open()

@@ -81,6 +81,16 @@ def test_a_recorder_killed_at_any_block_is_gone_on_after(tmp_path: Path) -> None
             assert len(packets_of(tmp_path / "again")) == len(packets_of(tmp_path / "whole")), cut
 
 
+def test_the_ring_has_all_its_pages_before_traffic_comes(tmp_path: Path) -> None:
+    path = tmp_path / "capture.pcapng"
+    path.touch()
+    with shared_memory(8 << 20) as (shared, _, link):
+        before = os.fstat(shared.fd).st_blocks * 512
+        put(RingWriter(shared), Step(Kind.END, 0, 0, 0, START_NS, b""))
+        Recorder(os.open(path, os.O_RDWR), Limits(), link).run(shared)
+        assert before < 1 << 20 <= 8 << 20 <= os.fstat(shared.fd).st_blocks * 512
+
+
 def test_where_every_record_was_released_the_file_alone_tells_how_to_go_on(tmp_path: Path) -> None:
     steps = script(3, 400, 9_000)
     wanted = expected(steps)

@@ -247,6 +247,47 @@ def test_a_holder_that_dies_is_there_again_and_knows_the_worker(folder: Path, se
                 assert ask(client, b"x") == b"x"
 
 
+def test_a_holder_that_cannot_be_cloned_is_cloned_later(
+    folder: Path, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, clone, refusals = folder / "s.sock", system.clone_sharing_descriptors, [errno.EAGAIN, errno.ENOMEM]
+
+    def refused_twice() -> int:
+        if refusals:
+            raise OSError(refusals.pop(), "refused")
+        return clone()
+
+    monkeypatch.setattr(system, "clone_sharing_descriptors", refused_twice)
+    serve(path).ready()
+    with running_relay(folder, [main_target(path)]) as relay:
+        relay.until("failed", text="no holder: refused: if this relay is killed, its connections are lost")
+        assert eventually(lambda: "podwire-holder" in relay.processes().values())
+        with connect(path) as client:
+            assert ask(client, b"before") == b"before"
+            kill_worker(relay)
+            assert ask(client, b"after") == b"after"
+
+
+def test_a_holder_that_cannot_be_watched_is_watched_later(
+    folder: Path, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, pidfd_open, refusals = folder / "s.sock", os.pidfd_open, [errno.EMFILE]
+
+    def refused_once(pid: int) -> int:
+        if refusals:
+            raise OSError(refusals.pop(), "refused")
+        return pidfd_open(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", refused_once)
+    serve(path).ready()
+    with running_relay(folder, [main_target(path)]) as relay:
+        relay.until("taken")
+        holder = relay.process("holder")
+        os.kill(holder, signal.SIGKILL)  # seen once it is watched
+        assert eventually(lambda: has_another_holder(relay, holder))
+        assert answers(path)
+
+
 def test_r2_a_worker_that_hangs_is_replaced(folder: Path, serve: Callable[..., Server]) -> None:
     path = folder / "s.sock"
     serve(path).ready()
