@@ -186,6 +186,10 @@ class TextPrinter:
         lost = f" {finding.length} bytes" if finding.kind == "gap" else ""
         of = f" (call {finding.call.number})" if finding.call is not None else ""
         evidence = f": {escape(finding.evidence)}" if finding.evidence else ""
+        if finding.text:
+            evidence = f": {escape(finding.text[:MAX_REASON])}"
+            if len(finding.text) > MAX_REASON:
+                evidence += f" … ({finding.length} bytes)"
         hop = finding.flow.hop if finding.flow is not None else ""
         text = f"{finding.kind}{lost}, {where}{of}: {escape(finding.reason)}{evidence}"
         self._write(self._look.line(sign, f"{self._clock.text(finding.time_ns)} {sign} {hop:<6} {text}"))
