@@ -214,6 +214,6 @@ def _as_carried(event: Event) -> Event | None:
     if isinstance(event, Inner):
         inside = _as_carried(event.event)
         return None if inside is None else event._replace(event=inside)  # type: ignore[arg-type] # none is inside of one
-    if isinstance(event, Malformed | Skipped | PortOpened | PortRefused | LogLine):
+    if isinstance(event, Malformed | Skipped):
         return None
     return event._replace(seen=False) if isinstance(event, CallOpened) else event
