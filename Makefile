@@ -2,18 +2,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BUILT_FROM := pyproject.toml hatch_build.py $(shell find protos/schemas -name '*.proto')
 
 .PHONY: help demo test lint format bench fuzz clean
 
 help:    ## this text
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
-$(VENV)/.demo: pyproject.toml hatch_build.py
+$(VENV)/.demo: $(BUILT_FROM)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml hatch_build.py
+$(VENV)/.dev: $(BUILT_FROM)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]'
 	@touch $@ $(VENV)/.demo

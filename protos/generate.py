@@ -12,7 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-FAMILIES = ("cri-v1", "cri-v1alpha2", "containerd-task", "containerd-services", "runc-options", "ttrpc")
+FAMILIES = (
+    "cri-v1",
+    "cri-v1alpha2",
+    "containerd-task",
+    "containerd-services",
+    "runc-options",
+    "kata-agent",
+    "nri",
+    "ttrpc",
+)
 
 # Each defines names that another file defines too, or needs descriptor.proto, which tshark's parser refuses.
 LEFT_OUT = frozenset(
@@ -115,7 +124,7 @@ def _type(file: Facts, full_name: str, indent: str) -> list[str]:
         if name.rpartition(".")[0] == full_name:
             lines += _type(file, name, indent + "  ")
     oneof = ""
-    for field in message["fields"]:
+    for field in _oneofs_together(message["fields"]):
         if field.get("oneof", "") != oneof:
             lines += [f"{indent}  }}"] if oneof else []
             oneof = field.get("oneof", "")
@@ -123,6 +132,12 @@ def _type(file: Facts, full_name: str, indent: str) -> list[str]:
         lines.append(f"{indent}  {'  ' if oneof else ''}{_field(field)}")
     lines += [f"{indent}  }}"] if oneof else []
     return [*lines, f"{indent}}}"]
+
+
+def _oneofs_together(fields: list[Facts]) -> list[Facts]:
+    """The fields with the members of each oneof behind its first: numbers of others may lie between theirs."""
+    firsts = {name: at for at, field in reversed([*enumerate(fields)]) if (name := field.get("oneof"))}
+    return [fields[at] for at in sorted(range(len(fields)), key=lambda at: firsts.get(fields[at].get("oneof"), at))]
 
 
 def _field(field: Facts) -> str:

@@ -6,7 +6,7 @@ submessages by dots. Fields at their default are left out, but for enums and the
     id       the first 13 characters           bytes    how many bytes            count    how many
     digest   algorithm and 12 digits           words    a command line            always   a number, zero too
     signal   SIGTERM for 15                    seconds  a time-out                exit     `exit 3`
-    exec     left out if it is the container's own id
+    exec     left out if it is the container's own id         set      the fields of a message that are set
 """
 
 from __future__ import annotations
@@ -88,6 +88,75 @@ _SANDBOX = {
     "PingSandbox": "",
     "ShutdownSandbox": "",
     "SandboxMetrics": "",
+}
+
+_AGENT = {
+    "CreateSandbox": "hostname storages=storages:count",
+    "DestroySandbox": "",
+    "CreateContainer": "OCI.Process.Args:words storages=storages:count",
+    "StartContainer": "",
+    "RemoveContainer": "timeout:seconds",
+    "ExecProcess": "exec=exec_id:exec process.Args:words",
+    "SignalProcess": "exec=exec_id:exec signal:signal",
+    "WaitProcess": "exec=exec_id:exec → status:exit",
+    "UpdateContainer": "resources=resources:set",
+    "UpdateEphemeralMounts": "storages=storages:count",
+    "StatsContainer": "→ memory=cgroup_stats.memory_stats.usage.usage pids=cgroup_stats.pids_stats.current",
+    "PauseContainer": "",
+    "ResumeContainer": "",
+    "RemoveStaleVirtiofsShareMounts": "",
+    "GetDiagnosticData": "log_type → data=data:bytes",
+    "WriteStdin": "exec=exec_id:exec data=data:bytes → len",
+    "ReadStdout": "exec=exec_id:exec len → data=data:bytes",
+    "ReadStderr": "exec=exec_id:exec len → data=data:bytes",
+    "CloseStdin": "exec=exec_id:exec",
+    "TtyWinResize": "exec=exec_id:exec row:always column:always",
+    "UpdateInterface": "interface.name mac=interface.hwAddr",
+    "UpdateRoutes": "routes=routes.Routes:count → routes=Routes:count",
+    "ListInterfaces": "→ interfaces=Interfaces:count",
+    "ListRoutes": "→ routes=Routes:count",
+    "AddARPNeighbors": "neighbors=neighbors.ARPNeighbors:count",
+    "GetIPTables": "is_ipv6 → data=data:bytes",
+    "SetIPTables": "is_ipv6 data=data:bytes",
+    "GetMetrics": "→ metrics=metrics:bytes",
+    "MemAgentMemcgSet": "",
+    "MemAgentCompactSet": "",
+    "OnlineCPUMem": "wait nb_cpus cpu_only",
+    "ReseedRandomDev": "data=data:bytes",
+    "GetGuestDetails": "→ version=agent_details.version block=mem_block_size_bytes",
+    "MemHotplugByProbe": "addresses=memHotplugProbeAddr:count",
+    "SetGuestDateTime": "Sec Usec",
+    "CopyFile": "path file_size offset data=data:bytes",
+    "GetOOMEvent": "",
+    "AddSwap": "PCIPath:words",
+    "AddSwapPath": "path",
+    "GetVolumeStats": "volume_guest_path → usage=usage:count",
+    "ResizeVolume": "volume_guest_path size",
+    "SetPolicy": "policy=policy:bytes",
+}
+
+_POD = "pod.namespace/pod.name"
+_CONTAINER = f"{_POD} container.name"
+
+_NRI = {
+    "Configure": "runtime_name/runtime_version → events",
+    "Synchronize": "pods=pods:count containers=containers:count more → updates=update:count more",
+    "Shutdown": "",
+    "RunPodSandbox": _POD,
+    "UpdatePodSandbox": f"{_POD} resources=linux_resources:set",
+    "PostUpdatePodSandbox": _POD,
+    "StopPodSandbox": _POD,
+    "RemovePodSandbox": _POD,
+    "CreateContainer": f"{_CONTAINER} → adjust=adjust:set updates=update:count",
+    "PostCreateContainer": _CONTAINER,
+    "StartContainer": _CONTAINER,
+    "PostStartContainer": _CONTAINER,
+    "UpdateContainer": f"{_CONTAINER} resources=linux_resources:set → updates=update:count",
+    "PostUpdateContainer": _CONTAINER,
+    "StopContainer": f"{_CONTAINER} → updates=update:count",
+    "RemoveContainer": _CONTAINER,
+    "StateChange": f"event {_CONTAINER}",
+    "ValidateContainerAdjustment": f"{_CONTAINER} adjust=adjust:set → reject reason",
 }
 
 FIELDS: dict[str, dict[str, str]] = {
@@ -215,6 +284,14 @@ FIELDS: dict[str, dict[str, str]] = {
         "Transfer": "source.type_url to=destination.type_url",
     },
     "containerd.services.version.v1.Version": {"Version": "→ version revision"},
+    "grpc.AgentService": _AGENT,
+    "grpc.Health": {"Check": "service → status", "Version": "service → agent_version"},
+    "nri.pkg.api.v1alpha1.Plugin": _NRI,
+    "nri.pkg.api.v1alpha1.Runtime": {
+        "RegisterPlugin": "plugin_idx/plugin_name",
+        "UpdateContainers": "updates=update:count evict=evict:count → failed=failed:count",
+    },
+    "nri.pkg.api.v1alpha1.HostFunctions": {"Log": "level msg"},
 }
 
 EVENT_FIELDS: dict[str, str] = {
@@ -247,6 +324,7 @@ ID_PATHS: dict[str, tuple[str, ...]] = {
     "containerd.services.sandbox.v1.Store": ("sandbox_id", "sandbox.sandbox_id"),
     "containerd.services.tasks.v1.Tasks": ("container_id",),
     "grpc.AgentService": ("container_id", "sandbox_id"),
+    "nri.pkg.api.v1alpha1.Plugin": ("container.id", "pod.id"),
 }
 """Where the id of the pod or container is that a call is about: the first of these that its request has and fills;
 else its response's, under the same names."""

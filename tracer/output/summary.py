@@ -29,7 +29,7 @@ empty answers)."""
 KEPT_LENGTH = 512
 """Bytes of a message so kept, at most."""
 
-_PLAIN_SERVICES = ("runtime.v1.", "containerd.task.", "containerd.services.events.ttrpc.", "grpc.AgentService")
+_PLAIN_SERVICES = ("runtime.v1.", "containerd.task.", "containerd.services.events.ttrpc.", "grpc.AgentService", "nri.")
 """Services whose methods need no name in front on their hop."""
 
 _new = tuple.__new__  # makes a NamedTuple in half the time
@@ -256,7 +256,11 @@ def _one(label: str | None, get: Callable[[Any], Any], field: FieldDescriptor, f
     if form == "count":
         return lambda message: f"{label} {len(get(message))}"
     if form == "exec":
-        return lambda message: f"{label} {_id(value)}" if (value := get(message)) != message.container_id else ""
+        return lambda message: (
+            f"{label} {_id(value)}" if (value := get(message)) and value != message.container_id else ""
+        )
+    if form == "set":
+        return lambda message: f"{label} {names}" if (names := _set_fields(get(message))) else ""
     numeric = field.cpp_type not in (FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_MESSAGE)
     if field.enum_type is not None:
         names = {value.number: value.name for value in field.enum_type.values}
@@ -271,6 +275,10 @@ def _one(label: str | None, get: Callable[[Any], Any], field: FieldDescriptor, f
     if form == "always":
         return lambda message: before + shown(get(message))
     return lambda message: before + shown(value) if (value := get(message)) else ""
+
+
+def _set_fields(message: Any) -> str:  # noqa: ANN401 # see Descriptor
+    return ",".join(field.name for field, _ in message.ListFields())
 
 
 def _text(value: str | bytes) -> str:
