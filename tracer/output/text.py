@@ -15,7 +15,7 @@ from tracer.calls import Call, CallUpdate, Finding, State, Update
 from tracer.output import look
 from tracer.output.codes import reset_name, status_name
 from tracer.output.escape import escape
-from tracer.output.fields import EXPECTED_FAILURES
+from tracer.output.fields import EXPECTED_ENDS, EXPECTED_FAILURES
 from tracer.output.look import Look
 from tracer.output.summary import Summarizer
 from tracer.output.units import Clock, duration, short_id
@@ -123,7 +123,9 @@ class TextPrinter:
             code = call.status.code
             if code:
                 status = status_name(code)
-                expected = (call.method, code) in EXPECTED_FAILURES.get(call.service, ())
+                expected = (call.method, code) in EXPECTED_FAILURES.get(call.service, ()) or (
+                    (call.service, call.method, call.status.message) in EXPECTED_ENDS
+                )
                 sign = look.OK if expected else look.FAILED
                 if call.status.message:
                     extra.append(f"— {escape(call.status.message[:MAX_REASON])}")
