@@ -203,7 +203,7 @@ def how_to_reopen(client: processes.Process) -> str:
     """What brings this client's traffic in, in words."""
     if client.label == "kubelet":
         unit = client.unit.removesuffix(".service") or "kubelet"
-        return f"systemctl restart {unit} reopens it, containers go on"
+        return f"--reopen kubelet, or systemctl restart {unit}, reopens it; containers go on"
     return "its next connection is seen"
 
 

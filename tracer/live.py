@@ -63,6 +63,8 @@ class Live:
     say: Say
     older: dict[str, discover.Older] = field(default_factory=dict)
     """By path of each named socket: who was connected before, and so is not seen; until it is told."""
+    when_taken: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """By path: what is to be done once it is ours, once."""
     control: socket.socket = field(init=False)
     ended: bool = False
     """The capture is complete."""
@@ -235,6 +237,9 @@ class Live:
             self.say(f"{hop} {path}: {_told(older)}")
         elif again and self._is_main(hop):
             self.say(f"{hop} {path}: its server started again; tracing it")
+        act = self.when_taken.pop(path, None)
+        if act is not None:
+            act()
 
     def _on_missed(self, hop: str, path: str, count: int) -> None:
         what = "1 connection was" if count == 1 else f"{count} connections were"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import select
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from protos.errors import PodwireError
 from tracer.cli.decode import Printer, add_output_options, make_printer, positive
-from tracer.cli.talk import say
+from tracer.cli.talk import confirmed, say
 
 if TYPE_CHECKING:  # heavy: imported by run
     from tracer.calls import Update
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # heavy: imported by run
     from tracer.live import Live
     from tracer.pipeline import Decoder
     from tracer.relay.targets import Target
+    from tracer.reopen import Old
 
 SPOOL = (8, 32)
 """A trace without a file of its own keeps the last so many files of so many MiB each, while it runs."""
@@ -76,6 +78,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "(agent) instead of the usual ones",
     )
     parser.add_argument("--existing", action="store_true", help="trace shims and VMs that run already, too")
+    parser.add_argument(
+        "--reopen",
+        metavar="NAME",
+        help="end the connection that this client (a name or pid: kubelet) had before, so that it dials again and is "
+        "seen; asks before",
+    )
+    parser.add_argument("--yes", action="store_true", help="with --reopen: do not ask")
     parser.add_argument("--force", action="store_true", help="exchange a socket although SELinux refuses its label")
     parser.add_argument(
         "--detach", action="store_true", help="go on recording in the background (podwire status, attach, stop)"
@@ -140,6 +149,7 @@ def run(args: argparse.Namespace) -> int:
                 f"{target.hop} {target.folder}: not traced: this is a pod, whose end would take the relay and then the "
                 "containers with it (hostPID and the host's cgroup namespace let it leave the pod; --force overrides)"
             )
+    old = _to_reopen(targets, args.reopen, yes=args.yes) if args.reopen else []
     stops = dict(args.a)
     named = args.w not in (None, "-")
     capture = os.path.abspath(args.w) if named else f"{spool_folder()}/trace-{os.getpid()}.pcapng"
@@ -152,6 +162,8 @@ def run(args: argparse.Namespace) -> int:
         path = discover.target_path(target)
         if target.name:
             live.older[path] = discover.older_connections(path)
+    for each in old:
+        live.when_taken[each.path] = functools.partial(_reopen, each)
     for line in _folders(targets):
         say(line)
     detached = False
@@ -179,6 +191,36 @@ def run(args: argparse.Namespace) -> int:
     if live.draining:
         say(draining_text(live.draining))
     return 1 if live.failed else 0
+
+
+def _to_reopen(targets: list[Target], name: str, *, yes: bool) -> list[Old]:
+    """Ask whether this client's old connections shall be ended. Raises PodwireError if not, or if they may not be."""
+    from tracer import reopen
+    from tracer.output.units import counted
+
+    old = reopen.find(targets, name)
+    for each in old:
+        what = f"{counted(len(each.sockets), 'connection')} of {each.client.label}, pid {each.client.pid}"
+        say(f"--reopen ends {what}, to {each.hop} {each.path}; what is in flight there fails, and cannot be seen")
+    if not (yes or confirmed("end them now?", "--reopen")):
+        raise PodwireError("nothing was ended, and nothing is traced")
+    return old
+
+
+def _reopen(old: Old) -> None:
+    """End connections whose path is ours by now: who dials again comes through us."""
+    from tracer import reopen
+
+    about = f"{old.hop} {old.path}: {old.client.label}, pid {old.client.pid}"
+    try:
+        ended = reopen.end(old)
+    except OSError as error:
+        say(f"{about}: not reopened: {error.strerror}")
+        return
+    if ended == len(old.sockets):
+        say(f"{about}: old connection ended; its next one is seen")
+    else:
+        say(f"{about}: {ended} of {len(old.sockets)} old connections ended; the others had ended by themselves")
 
 
 def _check_detach(args: argparse.Namespace) -> None:

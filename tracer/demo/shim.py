@@ -29,6 +29,8 @@ TASK = "containerd.task.v2.Task"
 EVENTS = "containerd.services.events.ttrpc.v1.Events"
 RUNNING, STOPPED = 2, 3
 SIGTERM = 15
+START_S = 0.05
+"""A real shim's `start` takes so long to say where it listens."""
 
 
 @dataclass
@@ -202,6 +204,7 @@ def main() -> None:
     listener.bind(args.socket)
     os.chmod(args.socket, 0o600)
     listener.listen()
+    time.sleep(START_S)
     schemas = Schemas()
     guest = Guest(schemas, args.vm, args.mute)
     shim, methods = Shim(schemas, args.events, guest), Methods(schemas, args.mute)
