@@ -114,9 +114,10 @@ def make_printer(args: argparse.Namespace, stdout: TextIO) -> Printer:
     details = None
     if args.verbose:
         from dissectors.render import Renderer
+        from tracer.output.meaning import Meanings
         from tracer.output.verbose import VerboseDetails
 
-        details = VerboseDetails(registry, Renderer(registry))
+        details = VerboseDetails(registry, Renderer(registry, Meanings(utc=args.utc)))
     return TextPrinter(
         stdout.write, Summarizer(registry), look=Look.of(stdout), clock=Clock(utc=args.utc), details=details
     )

@@ -174,7 +174,9 @@ class JsonPrinter:
         """Return what an object has of a payload, from its comma on, and the id in it."""
         type_name = method.types[direction]
         if not type_name:
-            return f',"body_base64":"{_base64(payload)}"', ""
+            guess = self._renderer.guess_json(payload)
+            guessed = f',"guess":{self._encode(guess)}' if guess else ""
+            return f',"body_base64":"{_base64(payload)}"{guessed}', ""
         body = self._renderer.to_json(type_name, payload)
         text = f",{method.labels[direction]}{self._encode(body) if body else '{}'}"
         shown = text, _identity(method.id_paths, body)

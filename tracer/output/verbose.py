@@ -53,13 +53,14 @@ class VerboseDetails:
             after = duration(message.time_ns - call.start_ns)
             note = f" ({escape(message.note)})" if message.note else ""
             type_name = types[message.direction]
-            lines.append(f"    {side} +{after} {size(message.length)} {type_name}{note}".rstrip())
+            named = type_name or "(no schema has it)"
+            lines.append(f"    {side} +{after} {size(message.length)} {named}{note}")
             if message.payload is None:
                 continue
             if type_name:
                 lines += [escape(line) for line in self._renderer.to_text(type_name, message.payload, INDENT)]
             else:
-                lines.append(f"        {message.payload[:256].hex(' ', 4)}{' …' if len(message.payload) > 256 else ''}")
+                lines += [escape(line) for line in self._renderer.guess_text(message.payload, INDENT)]
         if not answered:
             lines += _metadata("response metadata", call.response_metadata)
         lines += _metadata("trailers", call.trailers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -247,7 +247,7 @@ def test_a_forwarded_event_is_shown_as_the_event_that_it_is(printed: Printed, re
     printed.at(0, forward, message(1, REQUEST, envelope.SerializeToString()), flow=flow, protocol="ttrpc")
     printed.at(1, message(1, RESPONSE), ended(1), flow=flow, protocol="ttrpc")
     assert printed.page.without_time() == [
-        "  events 9f57c2b6405e1 /tasks/exit          OK          1.000ms  exec probe pid 71 exit 137"
+        "  events 9f57c2b6405e1 /tasks/exit          OK          1.000ms  exec probe pid 71 exit 137 (SIGKILL)"
     ]
 
 
@@ -407,6 +407,23 @@ def test_verbose_shows_everything_that_the_line_leaves_out(registry: Registry, m
         '        runtime_handler: "kata"',
         "    response +2.000ms 0 B runtime.v1.RunPodSandboxResponse (lost in a gap)",
         "    status INTERNAL boom",
+    ]
+
+
+def test_the_details_of_a_rich_error_are_shown(registry: Registry) -> None:
+    info = registry.message_class("google.rpc.ErrorInfo")(reason="QUOTA", domain="registry.example")
+    status = registry.message_class("google.rpc.Status")(code=8, message="slow down")
+    details: Any = status.details  # type: ignore[attr-defined] # made at run time from the schema
+    details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=info.SerializeToString())
+    printed = Printed(registry, verbose=True)
+    printed.at(0, opened(1))
+    printed.at(1, ended(1, 8, "slow down", status.SerializeToString()))
+    assert printed.page[-5:] == [
+        '        message: "slow down"',
+        "        details:",
+        '          - @type: "type.googleapis.com/google.rpc.ErrorInfo"',
+        '            reason: "QUOTA"',
+        '            domain: "registry.example"',
     ]
 
 
