@@ -93,18 +93,26 @@ class _Inside(Protocol):
 
 
 class HvsockConnection:
-    """Both directions of one connection."""
+    """Both directions of one connection. `port`: it is one of AF_VSOCK's to this port, without first lines."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int | None = None) -> None:
         self.protocol = "hvsock"
         self._heads = [b"", b""]
         self._closed = [False, False]
         self._inside: _Inside | None = None
+        self._waiting: list[Event] = []
+        """Told with the first bytes."""
+        if port is not None:
+            self._waiting = self._open(FirstLines(port, False, True, (0, 0)))
 
     def feed(self, direction: Direction, data: bytes) -> list[Event]:
         """Take bytes as they came; return what they completed, in order."""
         if self._inside is not None:
-            return self._inside.feed(direction, data)
+            events = self._inside.feed(direction, data)
+            if self._waiting:
+                events = self._waiting + events
+                self._waiting = []
+            return events
         self._heads[direction] += data
         return self._shake_hands()
 

@@ -18,9 +18,10 @@ from dissectors.events import (
     PortRefused,
     Skipped,
 )
-from dissectors.hvsock import AGENT_PORT, LOG_PORT, port_name
+from dissectors.hvsock import AGENT_PORT, LOG_PORT, PORT_NAMES, HvsockConnection, port_name
 from protos.hops import hop_of_service
 from tracer.calls import Call, CallTracker, Finding, Update
+from tracer.capture import vsock
 from tracer.capture.flows import Flow, FlowCarried, FlowClosed, FlowData, FlowEvent, FlowGap, FlowTable
 from tracer.capture.packets import Notice, Packet
 from tracer.refusals import Refusals
@@ -92,7 +93,7 @@ class Decoder:
             flow = event.flow
             stream = self._streams.get(flow.id)
             if stream is None:
-                stream = self._streams[flow.id] = _Stream(flow, open_dissector(EXPECTED.get(flow.hop)))
+                stream = self._streams[flow.id] = _Stream(flow, _dissector(flow))
             if isinstance(event, FlowData):
                 told = stream.dissector.feed(event.direction, event.data)
                 if told:
@@ -107,6 +108,8 @@ class Decoder:
 
     def _tell(self, stream: _Stream, time_ns: int, told: list[Event]) -> list[Update]:
         flow, dissector = stream.flow, stream.dissector
+        if not told:
+            return []
         if not stream.protocol:
             stream.protocol = dissector.protocol
             stream.dissector = settled(dissector)
@@ -115,6 +118,8 @@ class Decoder:
                 flow.hop = flow.hop or "nri"
             elif stream.protocol == "hvsock":
                 flow.hop = flow.hop or "agent"
+            if self._refusals and (port := vsock.port_of(flow.socket)) is not None:
+                return self._refusals.opened(flow, port, time_ns) + self._tell(stream, time_ns, told)
         if stream.inner is not None:
             return self._tell_inner(stream, stream.inner, time_ns, told)
         if stream.protocol == "hvsock":
@@ -193,9 +198,20 @@ class Decoder:
             towards = direction if asks == Direction.REQUEST else Direction(1 - direction)
             updates += self._tracker.closed(inside, time_ns, towards, reset)
         stream.closed[direction] = True
+        if reset and all(stream.closed) and not stream.protocol:
+            port = vsock.port_of(flow.socket)
+            if port is not None:
+                self._refusals.refused(flow, port, time_ns)
         if all(stream.closed):
             del self._streams[flow.id]
         return updates
+
+
+def _dissector(flow: Flow) -> Dissector:
+    port = vsock.port_of(flow.socket)
+    if port in PORT_NAMES and port != AGENT_PORT:
+        return HvsockConnection(port)
+    return open_dissector(EXPECTED.get(flow.hop))
 
 
 def _port_opened(flow: Flow, time_ns: int, opened: PortOpened) -> list[Finding]:
