@@ -21,6 +21,7 @@ from typing import Any
 from protos.errors import PodwireError
 from tracer import discover, spool
 from tracer.capture.growing import GrowingCapture, watched
+from tracer.capture.monitor import Monitor, open_monitor
 from tracer.capture.packets import Notice, Packet
 from tracer.capture.recorder import Limits, Recorder
 from tracer.capture.ring import Ring
@@ -51,6 +52,8 @@ class Options:
     force: bool = False
     ring: Ring | None = None
     """The capture is a row of files."""
+    monitor: str = ""
+    """A vsockmon interface that is recorded too."""
 
 
 @dataclass(slots=True, eq=False, repr=False)  # its method is a signal handler, which `signal` looks up and prints
@@ -99,17 +102,22 @@ class Live:
             self._mend()
             spool.remove_forgotten()
             discover.refuse_second_tracer(self.options.targets)
+            packets = open_monitor(self.options.monitor) if self.options.monitor else None
             fd = create_capture(first)
+            keep = [fd] if packets is None else [fd, packets.fileno()]
 
             def record(shared: Shared, link: socket.socket) -> None:
-                Recorder(fd, limits, link, ring).run(shared)
+                Recorder(fd, limits, link, ring, None if packets is None else Monitor(packets)).run(shared)
 
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 self._handlers[number] = signal.signal(number, self._signalled)
             plan = Plan(self.options.targets, folder, self.capture, self.options.duration_s, self.options.force)
-            worker, self.control = start_relay(plan, record, [fd])
+            worker, self.control = start_relay(plan, record, keep)
             self._worker = worker
-            os.close(fd)
+            for each in keep:
+                os.close(each)
+            if packets is not None:
+                packets.detach()
             if self._left:
                 self._tell_to_leave()
             while not self._started and not self._gone:

@@ -152,6 +152,7 @@ def _sockets(named: list[str]) -> Iterator[Finding]:
             yield _folder(about, target.folder, len(discover.sockets_in(target)))
     if vms:
         yield _vms(vms)
+    yield from _vsock()
 
 
 def _folder(about: str, folder: str, count: int) -> Finding:
@@ -178,6 +179,22 @@ def _vms(targets: list[Target]) -> Finding:
     count = sum(len(discover.sockets_in(each)) for each in targets)
     running = f"; {count} run now, which only --existing traces" if count else ""
     return Finding("ok", about, f"VMs with hybrid vsock can be traced as they start{running}")
+
+
+def _vsock() -> Iterator[Finding]:
+    """AF_VSOCK has no path to exchange: it is seen on a vsockmon interface."""
+    from tracer.capture import monitor
+
+    names = monitor.interfaces()
+    if not names:
+        yield Finding(
+            "note", "agent AF_VSOCK", f"QEMU's guests are seen by trace -i vsockmon0, after: {monitor.HOW_TO_MAKE}"
+        )
+    for name in names:
+        if monitor.is_up(name):
+            yield Finding("ok", f"agent {name}", f"AF_VSOCK can be traced: trace -i {name}")
+        else:
+            yield Finding("note", f"agent {name}", f"is down: ip link set {name} up, then trace -i {name}")
 
 
 def _main_socket(about: str, path: str) -> Iterator[Finding]:

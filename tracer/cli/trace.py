@@ -85,6 +85,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="trace this socket (hops cri, events, nri), folder of shims' sockets (task), or folder of VMs or a socket "
         "(agent) instead of the usual ones",
     )
+    parser.add_argument(
+        "-i", metavar="IFACE", default="", help="AF_VSOCK too (QEMU's guests), from a vsockmon interface"
+    )
     parser.add_argument("--existing", action="store_true", help="trace shims and VMs that run already, too")
     parser.add_argument(
         "--reopen",
@@ -174,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
     ring = make_ring(args, capture)
     most = int(stops.get("filesize", 0) * 1000)
     floor = args.min_free or (FOREGROUND if ring is None else background())
-    options = Options(targets, Limits(args.c, most, floor), stops.get("duration", 0.0), args.force, ring)
+    options = Options(targets, Limits(args.c, most, floor), stops.get("duration", 0.0), args.force, ring, args.i)
     out = None if args.w == "-" and not args.P else (sys.stderr if args.w == "-" else sys.stdout)
     live = Live(options, capture, say, {})
     for target in targets:
@@ -183,6 +186,8 @@ def run(args: argparse.Namespace) -> int:
             live.older[path] = discover.older_connections(path)
     for each in old:
         live.when_taken[each.path] = functools.partial(_reopen, each)
+    if args.i:
+        say(f"agent {args.i}: tracing AF_VSOCK")
     for line in _folders(targets):
         say(line)
     detached = False
