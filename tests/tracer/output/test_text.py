@@ -536,3 +536,11 @@ def test_messages_seen_before_are_shown_as_the_first_time(registry: Registry, ma
         printed.at(number, message(1, RESPONSE, answered), ended(1))
         assert f" {POD[:13]} " in printed.page[-1]
         assert printed.page[-1].endswith(f" pid {pid}")
+
+
+def test_a_line_of_a_log_is_escaped_and_cut_with_its_length(printed: Printed) -> None:
+    printed.text.update(Finding("notice", START, "log", FLOW, RESPONSE, 5, 9, text='{"a":"\x1b"}'))
+    printed.text.update(Finding("notice", START, "log", FLOW, RESPONSE, 14, 2000, text="x" * 2000))
+    first, second = printed.page.without_time()
+    assert first == r'* cri    notice, connection 1, from the server, at byte 5: log: {"a":"\x1b"}'
+    assert second.endswith("log: " + "x" * 1000 + " … (2000 bytes)")
