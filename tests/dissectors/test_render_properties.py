@@ -19,7 +19,7 @@ from tests.dissectors.messages import random_message
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = Registry.bundled()
-RENDERER = Renderer(REGISTRY)
+RENDERER = Renderer(REGISTRY, show_secrets=True)
 
 
 def type_names() -> list[str]:

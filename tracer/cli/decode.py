@@ -76,6 +76,7 @@ def add_schema_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--descriptor-set", action="append", default=[], metavar="FILE", help="a descriptor set to use (protoc -o)"
     )
+    parser.add_argument("--show-secrets", action="store_true", help="do not mask environments, credentials and tokens")
 
 
 def positive(text: str) -> int:
@@ -105,7 +106,7 @@ def make_printer(args: argparse.Namespace, stdout: TextIO) -> Printer:
         from dissectors.render import Renderer
         from tracer.output.jsonlines import JsonPrinter
 
-        return JsonPrinter(stdout.write, registry, Renderer(registry))
+        return JsonPrinter(stdout.write, registry, Renderer(registry, show_secrets=args.show_secrets))
     from tracer.output.look import Look
     from tracer.output.summary import Summarizer
     from tracer.output.text import TextPrinter
@@ -116,9 +117,14 @@ def make_printer(args: argparse.Namespace, stdout: TextIO) -> Printer:
         from dissectors.render import Renderer
         from tracer.output.verbose import VerboseDetails
 
-        details = VerboseDetails(registry, Renderer(registry))
+        details = VerboseDetails(registry, Renderer(registry, show_secrets=args.show_secrets))
     return TextPrinter(
-        stdout.write, Summarizer(registry), look=Look.of(stdout), clock=Clock(utc=args.utc), details=details
+        stdout.write,
+        Summarizer(registry, show_secrets=args.show_secrets),
+        look=Look.of(stdout),
+        clock=Clock(utc=args.utc),
+        details=details,
+        show_secrets=args.show_secrets,
     )
 
 

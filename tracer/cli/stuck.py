@@ -41,10 +41,10 @@ def run(args: argparse.Namespace) -> int:
         end_ns, broken = max(end_ns, time.time_ns()), ""  # still being written: its last record may be half there
     registry = load_registry(args)
     if args.json:
-        _print_json(calls, registry, end_ns)
+        _print_json(calls, registry, end_ns, args.show_secrets)
     else:
         look = Look.of(sys.stdout)
-        for line in stuck_text(calls, registry, end_ns):
+        for line in stuck_text(calls, registry, end_ns, show_secrets=args.show_secrets):
             sys.stdout.write(look.line(OK, line))
     if not calls:
         print("podwire: no call is without an answer", file=sys.stderr)
@@ -87,11 +87,11 @@ def _being_written() -> list[str]:
     return [newest(session.capture) for session in read_sessions() if session.state == TRACING]
 
 
-def stuck_text(calls: list[Call], registry: Registry, end_ns: int) -> list[str]:
+def stuck_text(calls: list[Call], registry: Registry, end_ns: int, *, show_secrets: bool = False) -> list[str]:
     """Return the lines of the list, a header first; none if nothing is open."""
     from tracer.output.summary import Summarizer
 
-    summarizer = Summarizer(registry)
+    summarizer = Summarizer(registry, show_secrets=show_secrets)
     hung, waiting = apart(calls)
     rows = [_row(call, summarizer, end_ns) for call in hung + waiting]
     if not rows:
@@ -133,12 +133,12 @@ def _row(call: Call, summarizer: Summarizer, end_ns: int) -> tuple[str, ...]:
     return age, call.hop, short_id(summary.id), what, deadline, peer_text(call.flow.client)
 
 
-def _print_json(calls: list[Call], registry: Registry, end_ns: int) -> None:
+def _print_json(calls: list[Call], registry: Registry, end_ns: int, show_secrets: bool) -> None:
     from dissectors.render import Renderer
     from tracer.output.jsonlines import JsonPrinter
     from tracer.waiting import meant_to_wait
 
-    printer = JsonPrinter(sys.stdout.write, registry, Renderer(registry))
+    printer = JsonPrinter(sys.stdout.write, registry, Renderer(registry, show_secrets=show_secrets))
     hung, waiting = apart(calls)
     for call in hung + waiting:
         age = max(0, end_ns - call.start_ns)

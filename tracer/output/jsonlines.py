@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dissectors.events import Direction, Metadata, Status
+from dissectors.masking import EVIDENCE, mask_metadata
 from dissectors.render import Renderer
 from protos.registry import Registry
 from tracer.calls import Call, CallUpdate, Finding, Message, Update
@@ -43,6 +44,7 @@ class JsonPrinter:
         self._write = write
         self._registry = registry
         self._renderer = renderer
+        self._show_secrets = renderer.show_secrets
         self._stamps = Stamps()
         # What is encoded was just made from bytes: it cannot contain itself.
         self._encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -104,11 +106,11 @@ class JsonPrinter:
         if call.note:
             pieces.append(f'"note":{_quote(call.note)}')
         if call.metadata:
-            pieces.append(f'"metadata":{_metadata(call.metadata)}')
+            pieces.append(f'"metadata":{self._metadata(call.metadata)}')
         if call.response_metadata:
-            pieces.append(f'"response_metadata":{_metadata(call.response_metadata)}')
+            pieces.append(f'"response_metadata":{self._metadata(call.response_metadata)}')
         if call.trailers:
-            pieces.append(f'"trailers":{_metadata(call.trailers)}')
+            pieces.append(f'"trailers":{self._metadata(call.trailers)}')
         if more:
             pieces.append(self._encode(more)[1:-1])
         return ",".join(pieces) + "}"
@@ -128,7 +130,7 @@ class JsonPrinter:
         if finding.length:
             shown["length"] = finding.length
         if finding.evidence:
-            shown["evidence_base64"] = _base64(finding.evidence)
+            shown["evidence_base64"] = _base64(finding.evidence if self._show_secrets else finding.evidence[:EVIDENCE])
         if finding.call is not None:
             shown["call"] = finding.call.number
         if finding.fatal:
@@ -172,6 +174,7 @@ class JsonPrinter:
         """Return what an object has of a payload, from its comma on, and the id in it."""
         type_name = method.types[direction]
         if not type_name:
+            payload = self._renderer.unknown(payload)
             guess = self._renderer.guess_json(payload)
             guessed = f',"guess":{self._encode(guess)}' if guess else ""
             return f',"body_base64":"{_base64(payload)}"{guessed}', ""
@@ -184,6 +187,13 @@ class JsonPrinter:
                 known.clear()
             known[payload] = shown
         return shown
+
+    def _metadata(self, metadata: Metadata) -> str:
+        pairs = [
+            f"[{_quote(key)},{_quote(value if isinstance(value, str) else _base64(value))}]"
+            for key, value in (metadata if self._show_secrets else mask_metadata(metadata))
+        ]
+        return f"[{','.join(pairs)}]"
 
     def _status(self, status: Status) -> str:
         if not status.code and not status.message and not status.details:
@@ -234,13 +244,6 @@ def _endpoint(endpoint: Endpoint) -> JSONObject:
     if endpoint.unit:
         shown["unit"] = endpoint.unit
     return shown
-
-
-def _metadata(metadata: Metadata) -> str:
-    pairs = [
-        f"[{_quote(key)},{_quote(value if isinstance(value, str) else _base64(value))}]" for key, value in metadata
-    ]
-    return f"[{','.join(pairs)}]"
 
 
 def _base64(data: bytes) -> str:

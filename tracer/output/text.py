@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dissectors.events import Direction
+from dissectors.masking import EVIDENCE
 from tracer.calls import Call, CallUpdate, Finding, State, Update
 from tracer.output import look
 from tracer.output.codes import reset_name, status_name
@@ -46,6 +47,7 @@ class TextPrinter:
         look: Look,
         clock: Clock,
         details: Details | None = None,
+        show_secrets: bool = False,
     ) -> None:
         self._write = write
         self._summarizer = summarizer
@@ -53,6 +55,7 @@ class TextPrinter:
         self._plain = look.unicode and not look.colour  # nothing to do to a line
         self._clock = clock
         self._details = details
+        self._evidence = None if show_secrets else EVIDENCE
         self._now_ns = 0
         self._young: deque[Call] = deque()  # opened less than UNANSWERED_NS ago, by age; the ended among them too
         self._open: dict[int, Call] = {}
@@ -185,7 +188,7 @@ class TextPrinter:
                 where += f", from the {side}, at byte {finding.offset}"
         lost = f" {finding.length} bytes" if finding.kind == "gap" else ""
         of = f" (call {finding.call.number})" if finding.call is not None else ""
-        evidence = f": {escape(finding.evidence)}" if finding.evidence else ""
+        evidence = f": {escape(finding.evidence[: self._evidence])}" if finding.evidence else ""
         hop = finding.flow.hop if finding.flow is not None else ""
         text = f"{finding.kind}{lost}, {where}{of}: {escape(finding.reason)}{evidence}"
         self._write(self._look.line(sign, f"{self._clock.text(finding.time_ns)} {sign} {hop:<6} {text}"))
