@@ -32,8 +32,8 @@ _ALWAYS = frozenset({Rule.WHOLE, Rule.ENV, Rule.TOKEN, Rule.VALUES})
 """Rules that mask without one of the words of TRIGGERS in the message."""
 
 
-class _Broken(Exception):
-    """The bytes are no protobuf message."""
+class BadProtobuf(ValueError):
+    """The bytes are no protobuf message; caught where a payload is masked."""
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class Masker:
         masked = bytearray(payload)
         try:
             self._message(plan, masked, 0, len(masked), 0)
-        except _Broken:
+        except BadProtobuf:
             return bytes(len(payload))
         return bytes(masked) if masked != payload else payload
 
@@ -99,12 +99,12 @@ class Masker:
 
     def _message(self, plan: _Plan, data: bytearray, start: int, end: int, depth: int) -> None:
         if depth > MAX_DEPTH:
-            raise _Broken
+            raise BadProtobuf
         if plan.is_any:
             self._any(data, start, end, depth)
             return
         rules, messages, others = plan.rules, plan.messages, plan.others
-        for number, at, stop in _fields(data, start, end):
+        for number, at, stop in field_spans(data, start, end):
             inside = messages.get(number)
             if inside is not None:
                 self._message(inside, data, at, stop, depth + 1)
@@ -117,7 +117,7 @@ class Masker:
 
     def _any(self, data: bytearray, start: int, end: int, depth: int) -> None:
         url, spans = "", []
-        for number, at, stop in _fields(data, start, end):
+        for number, at, stop in field_spans(data, start, end):
             if number == 1:
                 url = data[at:stop].decode("utf-8", "replace")
             elif number == 2:
@@ -142,8 +142,8 @@ def mask_unknown(payload: bytes) -> bytes:
     """
     masked = bytearray(payload)
     try:
-        _mask_unknown(masked, _fields(masked, 0, len(masked)), 0)
-    except _Broken:
+        _mask_unknown(masked, field_spans(masked, 0, len(masked)), 0)
+    except BadProtobuf:
         return bytes(len(payload))
     return bytes(masked)
 
@@ -152,8 +152,8 @@ def _mask_unknown(data: bytearray, fields: list[tuple[int, int, int]], depth: in
     for _, at, stop in fields:
         inside: list[tuple[int, int, int]] = []
         if at < stop and data[at] < 0x20 and depth < MAX_DEPTH:  # else it is text, by its first character
-            with suppress(_Broken):
-                inside = _fields(data, at, stop)
+            with suppress(BadProtobuf):
+                inside = field_spans(data, at, stop)
         if inside and all(number < MAX_NUMBER for number, _, _ in inside):
             _mask_unknown(data, inside, depth + 1)
         else:
@@ -180,8 +180,12 @@ def _starred(value: str | bytes) -> str | bytes:
     return "*" * len(value) if isinstance(value, str) else b"*" * len(value)
 
 
-def _fields(data: bytearray, start: int, end: int) -> list[tuple[int, int, int]]:
-    """Number, start and end of each field that has a length; a group's fields are taken as the message's own."""
+def field_spans(data: bytearray, start: int = 0, stop: int | None = None) -> list[tuple[int, int, int]]:
+    """Number, start and end of each field that has a length; a group's fields are taken as the message's own.
+
+    Raises BadProtobuf.
+    """
+    end = len(data) if stop is None else stop
     spans: list[tuple[int, int, int]] = []
     position = start
     while position < end:
@@ -190,7 +194,7 @@ def _fields(data: bytearray, start: int, end: int) -> list[tuple[int, int, int]]
         if wire_type == 2:
             length, position = _varint(data, position, end)
             if length > end - position:
-                raise _Broken
+                raise BadProtobuf
             spans.append((tag >> 3, position, position + length))
             position += length
         elif wire_type == 0:
@@ -200,11 +204,11 @@ def _fields(data: bytearray, start: int, end: int) -> list[tuple[int, int, int]]
         elif wire_type == 5:
             position += 4
         elif wire_type > 5:
-            raise _Broken
+            raise BadProtobuf
         if not tag >> 3:
-            raise _Broken
+            raise BadProtobuf
     if position != end:
-        raise _Broken
+        raise BadProtobuf
     return spans
 
 
@@ -219,7 +223,7 @@ def _varint(data: bytearray, position: int, end: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             break
-    raise _Broken
+    raise BadProtobuf
 
 
 def _make(descriptor: Descriptor, made: dict[str, _Plan]) -> _Plan:
@@ -275,7 +279,7 @@ def _mask_entry(data: bytearray, start: int, end: int, rule: Rule) -> None:
     """Mask the value of one entry of a map of text to text."""
     key = b""
     values: list[tuple[int, int]] = []
-    for number, at, stop in _fields(data, start, end):
+    for number, at, stop in field_spans(data, start, end):
         if number == 1:
             key = bytes(data[at:stop])
         elif number == 2:

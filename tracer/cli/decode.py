@@ -71,12 +71,17 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_schema_options(parser: argparse.ArgumentParser) -> None:
+    """Declare where schemas come from, and whether secrets are shown."""
+    add_registry_options(parser)
+    parser.add_argument("--show-secrets", action="store_true", help="do not mask environments, credentials and tokens")
+
+
+def add_registry_options(parser: argparse.ArgumentParser) -> None:
     """Declare where schemas come from besides our own; `load_registry` reads it."""
     parser.add_argument("--proto", action="append", default=[], metavar="DIR", help="a folder of .proto files to use")
     parser.add_argument(
         "--descriptor-set", action="append", default=[], metavar="FILE", help="a descriptor set to use (protoc -o)"
     )
-    parser.add_argument("--show-secrets", action="store_true", help="do not mask environments, credentials and tokens")
 
 
 def positive(text: str) -> int:
