@@ -262,6 +262,9 @@ class Live:
     def _on_failed(self, text: str) -> None:
         self.say(text)
 
+    def _on_disk(self, text: str) -> None:
+        self.say(text)
+
     def _on_direct(self, text: str) -> None:
         self.say(text)
 

@@ -64,7 +64,11 @@ class Counters:
     """Reads that found no room in the ring, so that the capture has a gap."""
     lost_bytes: int
     dropped_bytes: int
-    """What came out of the ring, and did not get into a file: its disk was full."""
+    """What came out of the ring, and did not get into a file: its disk was full, or had less free than is kept."""
+    dropped_connections: int
+    """That came and went while that was so."""
+    paused_ns: int
+    """Since when it is so; 0: it is not."""
     direct: int
     """Connections that went past the relay."""
     accepted: int
@@ -120,6 +124,8 @@ class Session:
             found.append("its processes cannot be seen from here")
         elif self.counters.recorder == sh.RecorderState.FAILED:
             found.append("its recorder gave up: the capture is not complete; traffic goes on")
+        elif self.recording and self.counters.paused_ns:
+            found.append("its capture is paused: the disk has too little free; traffic goes on, unrecorded")
         return found
 
 
@@ -216,6 +222,8 @@ def _look_at(held: Held) -> Session:
         words[sh.LOST_CHUNKS],
         words[sh.LOST_BYTES],
         words[sh.DROPPED_BYTES],
+        words[sh.DROPPED_CONNECTIONS],
+        words[sh.PAUSED_NS],
         words[sh.DIRECT],
         words[sh.ACCEPTED],
         words[sh.DEATHS],

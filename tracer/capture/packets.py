@@ -57,7 +57,7 @@ class Packet(NamedTuple):
 
 
 class Notice(NamedTuple):
-    """Something in a capture file that could not be read."""
+    """Something in a capture file that could not be read, or that its recorder noted."""
 
     offset: int
     text: str

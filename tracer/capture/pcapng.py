@@ -1,8 +1,9 @@
 """pcapng (draft-ietf-opsawg-pcapng): bytes of a file come in, in any pieces; packets and notices go out.
 
-Both byte orders, several sections, Enhanced, Simple and old Packet Blocks, names of addresses. Every other block is
-passed over. What is malformed becomes a `Notice` with its offset, and the reading goes on behind the block unless its
-length can't be trusted. Files, compression and what a packet contains are not its matter.
+Both byte orders, several sections, Enhanced, Simple and old Packet Blocks, names of addresses, and what a recorder of
+ours noted. Every other block is passed over. What is malformed becomes a `Notice` with its offset, and the reading goes
+on behind the block unless its length can't be trusted. Files, compression and what a packet contains are not its
+matter.
 
 The layouts are those of `blocks`; here they are read by `struct`, which takes a fiftieth of the time.
 """
@@ -13,7 +14,9 @@ import socket
 import struct
 from typing import Final, NamedTuple
 
+from tracer.capture.notes import note_text
 from tracer.capture.packets import MAX_RECORD, Interface, Notice, Packet
+from tracer.capture.peers import read_comment
 
 MAX_INTERFACES: Final = 1 << 16
 """Of one section. Ours has one a socket; a file of nothing but interfaces must not fill the memory."""
@@ -188,6 +191,8 @@ class PcapngReader:
             self._simple(data, start, end, offset, found)
         elif kind == 4:
             self._name_resolution(data, start, end, offset, found)
+        elif kind == 5:
+            self._statistics(data, start, end, offset, found)
         return length
 
     def _fatal(self, offset: int, text: str, found: list[Packet | Notice]) -> int:
@@ -309,6 +314,12 @@ class PcapngReader:
             family = socket.AF_INET if width == 4 else socket.AF_INET6
             name = value[width:].split(b"\0", 1)[0].decode("utf-8", "replace")
             self._names[socket.inet_ntop(family, value[:width])] = name
+
+    def _statistics(self, data: bytes, start: int, end: int, offset: int, found: list[Packet | Notice]) -> None:
+        """Interface Statistics Block (§4.6): its comment, if that is a note of ours."""
+        for code, value in self._options(data, start + 12, end, offset, found):
+            if code == 1 and (text := note_text(read_comment(value.decode("utf-8", "replace")))):
+                found.append(Notice(offset, text, fatal=False))
 
     def _options(
         self, data: bytes, start: int, end: int, offset: int, found: list[Packet | Notice]

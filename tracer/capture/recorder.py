@@ -9,20 +9,24 @@ would hold up the relay: clients by their pid, servers by the inode of their lis
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tracer import processes
 from tracer.capture.carry import Follower
 from tracer.capture.conversation import CaptureWriter, Interface
+from tracer.capture.notes import note_text
 from tracer.capture.resume import Listener, process_key, read_state
 from tracer.capture.ring import Ring
+from tracer.capture.room import MARGIN, RESUME, Disk, Floor, Pause
 from tracer.capture.store import SLICE, Store
+from tracer.output.units import size
 from tracer.relay import shared as sh
 from tracer.relay import sockdiag
 from tracer.relay.shared import Kind, Record, RecorderState, RingReader, Shared
@@ -31,6 +35,9 @@ _PAUSE_S = 0.003
 """Between two looks at a ring that had something: records then come in batches."""
 _IDLE_MS = 250
 _NICENESS = 5
+_LOOK_S = 0.25
+"""How often a paused capture looks whether there is room again."""
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ENHANCED_PACKET = b"\x06\0\0\0"
 _MISSING = 4096
 """How many numbers of connections that have not come are remembered: after a worker's death they may come later."""
@@ -38,10 +45,13 @@ _MISSING = 4096
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When the capture ends by itself; 0 is never."""
+    """When the capture ends by itself, and when it pauses."""
 
     packets: int = 0
     bytes: int = 0
+    """0 is never."""
+    free: Floor = field(default_factory=Floor)
+    """It pauses where the disk would have less."""
 
 
 @dataclass(slots=True)
@@ -91,7 +101,10 @@ class Recorder:
     """Writes a capture from one ring of records. `fd` may have what another recorder wrote before it was killed.
 
     `files`: the capture is a row of files, of which `fd` is the first. `link` is to the worker: `{"listener": N,
-    "server": PID}`, `{"limit": TEXT}`.
+    "server": PID}`, `{"limit": TEXT}`, `{"disk": TEXT}`.
+
+    Where its disk is full, or has less free than it is to keep, it pauses (R9): traffic that passes is dropped and
+    counted, and shows as gaps once there is room again. One that is killed in a pause loses what it held back.
     """
 
     def __init__(self, fd: int, limits: Limits, link: socket.socket, files: Ring | None = None) -> None:
@@ -107,6 +120,12 @@ class Recorder:
         """No more packets."""
         self._failed = False
         """Nothing more at all."""
+        self._pause: Pause | None = None
+        self._begun = b""
+        """A ring's next file, which could not come into being yet."""
+        self._look_at = 0.0
+        self._dropped = 0
+        """Bytes of traffic, of records that are not released yet."""
         self._ended = False
 
     def run(self, shared: Shared) -> None:
@@ -135,8 +154,12 @@ class Recorder:
                     os.eventfd_read(fd)
                 else:
                     worker_is_gone = not self.link.recv(4096)
+        if self._pause is not None:
+            self._go_on_writing(self._pause)
         self._writer.finish(self._now(), self._statistics)
         self._write_out()
+        if self._pause is not None:
+            self._fail("capture stopped: no space left on its disk")
         words[sh.RECORDER_STATE] = RecorderState.FAILED if self._failed else RecorderState.COMPLETE
         self._store.close()
 
@@ -160,6 +183,7 @@ class Recorder:
         self._followers = {
             number: each for number, each in self._followers.items() if number in found.state.conversations
         }
+        self._words[sh.PAUSED_NS] = 0
         before = found.about
         self._packets_before, self._bytes_before = _number(before, "packets"), _number(before, "bytes")
         self._statistics = found.statistics
@@ -192,6 +216,7 @@ class Recorder:
     def _drain(self, reader: RingReader) -> bool:
         """Take what is there; whether there was anything."""
         any_record = False
+        self._look_at_disk()
         if self._files is not None and time.monotonic() >= self._switch_at:
             self._next_file(self._files)
         for record in reader.read():
@@ -199,16 +224,22 @@ class Recorder:
             if self._files and self._files.bytes and self._store.size + self._pending_bytes >= self._files.bytes:
                 self._next_file(self._files)
             self._record(record)
-            if self._pending_bytes >= SLICE:
+            if self._pending_bytes >= SLICE and self._pause is None:
                 self._write_out()
-        self._write_out()
+                self._look_at_disk()
+        if self._pause is None:
+            self._write_out()
+        self._words[sh.DROPPED_BYTES] += self._dropped
+        self._dropped = 0
         if not self._ended:  # else whoever comes after us has to see that it is
             reader.release()
         return any_record
 
     def _record(self, record: Record) -> None:
         number = record.connection
-        if record.kind == Kind.DATA:
+        if self._pause is not None and record.kind not in (Kind.LISTENER, Kind.END):
+            self._hold(record, self._pause)
+        elif record.kind == Kind.DATA:
             if number in self._open:
                 if self._files is not None:
                     self._follow_record(record)
@@ -250,7 +281,7 @@ class Recorder:
 
     def _next_file(self, files: Ring) -> None:
         """Finish this file and begin the next, with what is open carried over."""
-        if self._full:
+        if self._full or self._pause is not None:
             return
         if files.most and self._number >= files.most:
             self._stop(f"{files.most} files captured")
@@ -258,8 +289,9 @@ class Recorder:
         writer, time_ns = self._writer, self._last_ns or self._now()
         self._writer.finish(time_ns)
         self._write_out()
+        rest = self._taken()
         self._packets_before += writer.packets
-        self._bytes_before += self._store.size
+        self._bytes_before += self._store.size + len(rest)
         about = {
             "podwire": 1,
             "file": self._number + 1,
@@ -272,10 +304,20 @@ class Recorder:
         for number in self._open:
             follower = self._followers.get(number)
             writer.carry(number, time_ns, follower.carried() if follower is not None else [])
-        data = b"".join(self._pending)
-        self._pending.clear()
-        self._pending_bytes = 0
-        self._store.begin(files, self._number + 1, data)
+        self._begun = self._taken()
+        if rest:
+            self._pending, self._pending_bytes = [rest], len(rest)
+        else:
+            self._begin_file(files)
+
+    def _begin_file(self, files: Ring) -> None:
+        """Let the next file come into being. Pauses where it cannot."""
+        try:
+            self._store.begin(files, self._number + 1, self._begun)
+        except OSError as error:
+            self._trouble(error)
+            return
+        self._begun = b""
         self._number += 1
         self._switch_at = time.monotonic() + (files.seconds or float("inf"))
         self._tell_words()
@@ -288,7 +330,10 @@ class Recorder:
 
     def _listener(self, about: dict[str, Any]) -> None:
         number, hop, path, file = about["listener"], about["hop"], about["path"], tuple(about["file"])
-        if number not in self._sockets:
+        if number not in self._sockets and self._pause is not None:
+            interface = Interface(-1, path, f"{hop} {path}", Listener(number, file).comment())
+            self._sockets[number] = _Socket(interface, hop, file)  # described once a connection comes
+        elif number not in self._sockets:
             interface = self._describe(path, f"{hop} {path}", Listener(number, file).comment())
             self._sockets[number] = _Socket(interface, hop, file)
         self._find_server(number)  # again too: a worker asks once more if that process ended, or if it took over
@@ -359,19 +404,115 @@ class Recorder:
         with contextlib.suppress(OSError):  # it is gone, or has died and its successor does not read yet
             self.link.send(json.dumps(what).encode(), socket.MSG_DONTWAIT)
 
-    def _write_out(self) -> None:
+    def _taken(self) -> bytes:
         data = b"".join(self._pending)
         self._pending.clear()
         self._pending_bytes = 0
+        return data
+
+    def _write_out(self) -> None:
+        if self._failed:
+            return
+        data = self._taken()
         before = self._store.size
         try:
             self._store.write(data)
         except OSError as error:
             # A packet that is cut in its middle would make every reader stop there.
             self._store.cut(before)
-            self._failed = True
-            self._stop(f"capture stopped: {error.strerror}")
+            self._pending.append(data)
+            self._pending_bytes = len(data)
+            self._trouble(error)
         self._tell_words()
+
+    # --- a disk without room (R9) ---
+
+    def _look_at_disk(self) -> None:
+        """Pause, or go on after a pause, as the room on the disk has it."""
+        if self._pause is not None and time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + _LOOK_S
+        try:
+            disk = Disk.of(self._store.fd)
+        except OSError:
+            return
+        floor = self.limits.free.of(disk.total)
+        if self._pause is not None:
+            if disk.free >= floor + RESUME + self._pending_bytes + len(self._begun):
+                self._go_on_writing(self._pause)
+        elif floor and disk.free < floor + MARGIN:
+            self._begin_pause(
+                f"the capture's disk has {size(disk.free)} free, and {size(floor)} are to stay so: what passes is not "
+                "recorded until there is more (--min-free)"
+            )
+
+    def _trouble(self, error: OSError) -> None:
+        """The disk refused to take something, which is kept."""
+        if error.errno not in _NO_ROOM:
+            self._fail(f"capture stopped: {error.strerror}")
+        elif self._pause is None:
+            self._begin_pause("the capture's disk is full: what passes is not recorded until there is room again")
+
+    def _fail(self, why: str) -> None:
+        self._failed = True
+        self._stop(why)
+
+    def _begin_pause(self, why: str) -> None:
+        self._pause = Pause(self._now())
+        self._words[sh.PAUSED_NS] = self._pause.since_ns
+        self._tell_worker({"disk": why})
+
+    def _hold(self, record: Record, pause: Pause) -> None:
+        """Do with a record what can be done without writing."""
+        number = record.connection
+        if record.kind == Kind.OPEN:
+            if self._known.add(number):
+                pause.keep(record)
+        elif record.kind == Kind.CLOCK or number in pause.kept:
+            self._hold_known(record, pause)
+        elif number in self._open:
+            side = self._writer.state.conversations[number].sides[record.direction]
+            if not side.closed and record.offset + len(record.payload) >= side.end:  # else it comes again
+                self._hold_known(record, pause)
+        self._last_ns = max(self._last_ns, record.time_ns)
+
+    def _hold_known(self, record: Record, pause: Pause) -> None:
+        if record.kind != Kind.DATA:
+            pause.keep(record)
+        elif not self._full:
+            pause.drop(record)
+            self._dropped += len(record.payload)
+
+    def _go_on_writing(self, pause: Pause) -> None:
+        """Write what was kept, as far as the disk takes it."""
+        self._pause = None
+        self._write_out()
+        if self._pause is None and self._begun and self._files is not None:
+            self._begin_file(self._files)
+        if self._pause is not None:
+            self._pause = pause
+            return
+        for number in self._open.keys() & pause.packets.keys():
+            self._writer.drop(number, pause.packets[number])
+        for record in pause.records():
+            number = record.connection
+            if record.kind == Kind.OPEN:
+                self._opened(number, record.time_ns, bytes(record.payload))
+                self._writer.drop(number, pause.packets.get(number, 0))
+            else:
+                self._record(record)
+        self._tell_of(pause)
+
+    def _tell_of(self, pause: Pause) -> None:
+        """Say what a pause has cost, in the capture, to `status` and to whoever started it."""
+        about = {"podwire": "paused", "from_ns": pause.since_ns, "to_ns": self._now()}
+        about |= {"bytes": pause.bytes, "connections": pause.connections}
+        self._writer.note(
+            self._last_ns or pause.since_ns, about
+        )  # its place among the packets: what comes next may be older than now
+        self._words[sh.DROPPED_CONNECTIONS] += pause.connections
+        self._words[sh.PAUSED_NS] = 0
+        self._tell_worker({"disk": f"the capture goes on; {note_text(about)}"})
 
     def _tell_words(self) -> None:
         self._words[sh.CAPTURE_PACKETS] = self._packets_before + self._writer.packets

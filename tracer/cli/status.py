@@ -101,6 +101,8 @@ def _capture(session: Session, counters: Counters) -> str:
     from tracer.output.units import counted, size
 
     how_far = "being written" if session.recording else counters.recorder.name.lower()
+    if session.recording and counters.paused_ns:
+        how_far = f"paused since {time.strftime('%H:%M:%S', time.localtime(counters.paused_ns / 1e9))}"
     return f"{counted(counters.packets, 'packet')}, {size(counters.bytes)}, {how_far}"
 
 
@@ -114,6 +116,9 @@ def _gaps(counters: Counters) -> str:
         )
     if counters.dropped_bytes:
         parts.append(f"{size(counters.dropped_bytes)} did not get onto the disk")
+    if counters.dropped_connections:
+        whole = counted(counters.dropped_connections, "connection")
+        parts.append(f"{whole} came and went while the capture was paused")
     return "; ".join(parts) or "none"
 
 
@@ -135,11 +140,13 @@ def session_json(session: Session) -> dict[str, object]:
     more: dict[str, object] = {}
     if counters is not None:
         capture |= {"packets": counters.packets, "bytes": counters.bytes, "state": counters.recorder.name.lower()}
+        capture["paused"] = session.recording and counters.paused_ns > 0
         more = {
             "gaps": {
                 "lost_bytes": counters.lost_bytes,
                 "lost_reads": counters.lost_chunks,
                 "dropped_bytes": counters.dropped_bytes,
+                "dropped_connections": counters.dropped_connections,
             },
             "direct_connections": counters.direct,
             "accepted_connections": counters.accepted,

@@ -17,6 +17,7 @@ from tracer.cli.talk import say
 if TYPE_CHECKING:  # heavy: imported by run
     from tracer.calls import Update
     from tracer.capture.ring import Ring
+    from tracer.capture.room import Floor
     from tracer.live import Live
     from tracer.pipeline import Decoder
     from tracer.relay.targets import Target
@@ -67,6 +68,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="without -w, or with -w -: keep so many files of so many MiB while it runs (8x32)",
     )
     parser.add_argument(
+        "--min-free",
+        metavar="SIZE|PERCENT",
+        type=_floor,
+        help="pause while the capture's disk has less free: 2G, 500M, 10%%, 0 (default for the spool, -b and --detach: "
+        "15%%, or 5%% more than the kubelet wants; for -w FILE: 64M or 1%%, whichever is less)",
+    )
+    parser.add_argument(
         "--socket",
         metavar="HOP=PATH",
         action="append",
@@ -90,6 +98,15 @@ def _stop(text: str) -> tuple[str, float]:
     if kind not in ("duration", "filesize", "files") or not 0 < number < 1e12 or (kind == "files" and number % 1):
         raise argparse.ArgumentTypeError(f"{text} is not duration:SECONDS, filesize:KB or files:N")
     return kind, number
+
+
+def _floor(text: str) -> Floor:
+    from tracer.capture.room import parse
+
+    try:
+        return parse(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a size (2G, 500M) or a percentage (10%)") from None
 
 
 def _spool(text: str) -> tuple[int, int]:
@@ -124,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
     """Trace until told to stop; returns the exit status."""
     from tracer import discover
     from tracer.capture.recorder import Limits
+    from tracer.capture.room import FOREGROUND, background
     from tracer.live import Live, Options, spool_folder
     from tracer.pipeline import Decoder
     from tracer.sessions import draining_text
@@ -143,7 +161,8 @@ def run(args: argparse.Namespace) -> int:
     capture = os.path.abspath(args.w) if named else f"{spool_folder()}/trace-{os.getpid()}.pcapng"
     ring = make_ring(args, capture)
     most = int(stops.get("filesize", 0) * 1000)
-    options = Options(targets, Limits(args.c, most), stops.get("duration", 0.0), args.force, ring)
+    floor = args.min_free or (FOREGROUND if ring is None else background())
+    options = Options(targets, Limits(args.c, most, floor), stops.get("duration", 0.0), args.force, ring)
     out = None if args.w == "-" and not args.P else (sys.stderr if args.w == "-" else sys.stdout)
     live = Live(options, capture, say, {})
     for target in targets:

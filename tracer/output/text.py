@@ -160,6 +160,8 @@ class TextPrinter:
         text = summary.request
         if summary.response and answered:
             text = f"{text} → {summary.response}" if text else f"→ {summary.response}"
+        if not call.seen_start:
+            extra = ["(begun before the capture)", *extra]
         if extra:
             text = " ".join([text, *extra]) if text else " ".join(extra)
         line = (

@@ -33,6 +33,9 @@ RECORDER_STATE, RECORDER_DEATHS, CAPTURE_PACKETS, CAPTURE_BYTES, CAPTURE_FILE, D
 """Written by the recorder: a `RecorderState`; (by the holder: recorders that died;) packets and bytes written in all,
 the number of the file of a ring that is being written, bytes of traffic that came out of the ring and did not get into
 a file (disk full or kept free)."""
+PAUSED_NS, DROPPED_CONNECTIONS = 30, 31
+"""Since when the recorder waits for room on its disk (UTC; 0: it does not), and how many connections came and went in
+such pauses."""
 ROWS, INOTIFY = 28, 29
 """Rows of the table that were ever in use: a higher one is free, and not touched. The worker's inotify descriptor, as
 long as a socket that appears is to be taken at once; 0: none is."""

@@ -339,6 +339,8 @@ class Worker:
         said = json.loads(message)
         if "server" in said:
             self._listeners.server_is(said["listener"], said["server"])
+        if "disk" in said:
+            self.tell("disk", text=said["disk"])
         if "limit" in said:
             self.tell("limit", text=said["limit"])
             self.leave()

@@ -69,7 +69,7 @@ def test_a_tracing_session_with_its_sockets_connections_capture_and_processes(
     assert {each["path"] for each in told["sockets"]} == {str(server), str(path)}
     assert {each["name"] for each in told["processes"] if each["alive"]} >= {"worker", "recorder"}
     assert told["capture"]["bytes"] <= Path(newest(told["capture"]["path"])).stat().st_size
-    assert told["gaps"] == {"lost_bytes": 0, "lost_reads": 0, "dropped_bytes": 0}
+    assert told["gaps"] == {"lost_bytes": 0, "lost_reads": 0, "dropped_bytes": 0, "dropped_connections": 0}
     assert told["troubles"] == []
     assert f"  task      {folder}/s: sockets as they appear" in lines
     assert f"  cri       {server}: 1 connection" in lines
@@ -113,7 +113,7 @@ def test_a_session_that_was_killed_is_amiss(server: Path, detach: Detach) -> Non
 
 
 HELD = Held("/run/podwire/7.json", 7, "/x.pcapng", True, since_ns=1_000_000_000)
-COUNTERS = Counters(1, 100, 2, 3000, 40, 5, 6, 1, 2, RecorderState.RUNNING)
+COUNTERS = Counters(1, 100, 2, 3000, 40, 0, 0, 5, 6, 1, 2, RecorderState.RUNNING)
 
 
 def test_gaps_direct_connections_and_deaths_are_said() -> None:
@@ -128,7 +128,7 @@ def test_gaps_direct_connections_and_deaths_are_said() -> None:
     ]
     told = session_json(session)
     assert told.keys() >= documented()["podwire status --json"].keys()
-    assert told["gaps"] == {"lost_bytes": 3000, "lost_reads": 2, "dropped_bytes": 40}
+    assert told["gaps"] == {"lost_bytes": 3000, "lost_reads": 2, "dropped_bytes": 40, "dropped_connections": 0}
     assert (told["direct_connections"], told["worker_deaths"], told["recorder_deaths"]) == (5, 1, 2)
 
 

@@ -89,6 +89,12 @@ def test_a_call_is_one_line_when_it_ends(printed: Printed, make: Make) -> None:
     ]
 
 
+def test_a_call_that_was_open_before_the_capture_says_so(printed: Printed) -> None:
+    printed.at(0, opened(1, "Version")._replace(seen=False))
+    printed.at(1, ended(1))
+    assert printed.page[-1].endswith("(begun before the capture)")
+
+
 @pytest.mark.parametrize(
     ("service", "method", "request_type", "asked", "response_type", "answered", "line"),
     [

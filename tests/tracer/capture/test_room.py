@@ -1,0 +1,230 @@
+"""R9: what a capture leaves free, and that a pause costs what it says and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.tracer.capture.rings import Step, Told, expected, put, script, shared_memory, told_by
+from tracer.capture import recorder, room
+from tracer.capture.packets import Notice, Packet
+from tracer.capture.reader import open_capture
+from tracer.capture.recorder import Limits, Recorder
+from tracer.capture.ring import Ring
+from tracer.capture.room import FOREGROUND, Disk, Floor, Pause, background, parse
+from tracer.capture.store import Store
+from tracer.relay import shared as sh
+from tracer.relay.shared import Kind, Record, RecorderState, RingWriter
+
+GB = 1 << 30
+
+
+@pytest.fixture(autouse=True)
+def as_nice_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "nice", lambda _by: 0)
+
+
+def test_r9_one_that_is_watched_leaves_64_mib_or_one_per_cent_whichever_is_less() -> None:
+    assert FOREGROUND.of(1000 * GB) == 64 << 20
+    assert FOREGROUND.of(8 << 20) == (8 << 20) // 100
+
+
+@pytest.mark.parametrize(
+    ("config", "free"),
+    [
+        ("", 15 * GB),
+        ("evictionHard:\n  memory.available: 90%\n", 15 * GB),
+        ('evictionHard:\n  nodefs.available: "5%"\n', 15 * GB),
+        ('evictionHard:\n  nodefs.available: "20%"  # ours\n', 25 * GB),
+        ("evictionHard:\n  imagefs.available: 15%\n  nodefs.available: 10%\n", 20 * GB),
+        ("evictionSoft:\n  nodefs.available: 30Gi\n", 35 * GB),
+    ],
+)
+def test_r9_in_the_background_it_is_15_per_cent_or_5_more_than_the_kubelet_wants(
+    tmp_path: Path, config: str, free: int
+) -> None:
+    (tmp_path / "config.yaml").write_text(config)
+    assert background(str(tmp_path / "config.yaml")).of(100 * GB) == free
+    assert background(str(tmp_path / "none")).of(100 * GB) == 15 * GB
+
+
+@pytest.mark.parametrize(
+    ("text", "free"),
+    [("0", 0), ("10%", 10 * GB), ("2.5%", 5 * GB // 2), ("500M", 500 << 20), ("2G", 2 * GB), ("1GiB", GB), ("77", 77)],
+)
+def test_min_free_is_a_size_or_a_part(text: str, free: int) -> None:
+    assert parse(text).of(100 * GB) == free
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1X", "100%", "ten", "1 G"])
+def test_another_min_free_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=f"^{text}$"):
+        parse(text)
+
+
+def test_of_a_connection_that_came_and_went_in_a_pause_only_the_number_is_kept() -> None:
+    pause = Pause(0)
+    for kind, direction, number in (
+        (Kind.OPEN, 0, 1), (Kind.OPEN, 0, 2), (Kind.FIN, 0, 1), (Kind.RESET, 1, 1), (Kind.FIN, 0, 2), (Kind.FIN, 1, 3),
+    ):  # fmt: skip
+        pause.keep(Record(kind, direction, number, 0, 0, memoryview(b"")))
+    pause.drop(Record(Kind.DATA, 0, 2, 0, 0, memoryview(b"xyz")))
+    assert (pause.connections, pause.bytes, pause.packets) == (1, 3, {2: 1})
+    assert [(each.kind, each.connection) for each in pause.records()] == [
+        (Kind.OPEN, 2), (Kind.FIN, 2), (Kind.FIN, 3),
+    ]  # fmt: skip
+
+
+@dataclass
+class Weather:
+    """A disk that is full now and then: by what it says, or by what it refuses."""
+
+    rnd: random.Random
+    refuses: bool = False
+    low: bool = False
+    refused: int = 0
+
+    def change(self) -> None:
+        self.low = self.rnd.random() < 0.5
+        self.refuses = self.rnd.random() < 0.3
+
+    def disk(self, _fd: int) -> Disk:
+        return Disk(100 * GB, 5 * GB if self.low else 50 * GB)
+
+
+@pytest.fixture
+def weather(monkeypatch: pytest.MonkeyPatch) -> Weather:
+    made = Weather(random.Random(11))
+    write = Store.write
+
+    def refusing(store: Store, data: bytes) -> None:
+        if made.refuses and data:
+            write(store, data[: made.rnd.randrange(len(data))])
+            made.refused += 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(store, data)
+
+    monkeypatch.setattr(Store, "write", refusing)
+    monkeypatch.setattr(Disk, "of", made.disk)
+    monkeypatch.setattr(recorder, "_LOOK_S", 0.0)
+    monkeypatch.setattr(recorder, "_PAUSE_S", 0.0)
+    return made
+
+
+def record(steps: list[Step], fd: int, weather: Weather, ring: Ring | None = None) -> list[int]:
+    """Let a recorder take the records, a few at a time, with a disk that changes between."""
+    limits = Limits(free=Floor(((10, 0),)))
+    with shared_memory(8 << 20) as (shared, ours, link):
+        writer, one = RingWriter(shared), Recorder(fd, limits, link, ring)
+        rest = list(steps)
+
+        def fill(reader: sh.RingReader) -> bool:
+            weather.change()
+            if len(rest) < 50:
+                weather.low = weather.refuses = False
+            for _ in range(min(20, len(rest))):
+                left = put(writer, rest.pop(0))
+                while left is not None:
+                    left = put(writer, left)
+            return drain(reader)
+
+        drain, one._drain = one._drain, fill  # type: ignore[method-assign] # the moment between two looks
+        one.run(shared)
+        assert shared.words[sh.RECORDER_STATE] == RecorderState.COMPLETE
+        assert any(b"goes on" in said for said in _heard(ours))
+        assert shared.words[sh.PAUSED_NS] == 0
+        return list(shared.words)
+
+
+def _heard(link: socket.socket) -> Iterator[bytes]:
+    with suppress(BlockingIOError):
+        while True:
+            yield link.recv(4096)
+
+
+def size_of(pieces: list[bytes | int | str]) -> int:
+    return sum(piece if isinstance(piece, int) else len(piece) for piece in pieces if not isinstance(piece, str))
+
+
+def gaps_of(told: Told) -> int:
+    return sum(piece for pieces in told.values() for piece in pieces if isinstance(piece, int))
+
+
+def stream_of(pieces: list[bytes | int | str]) -> list[int | None]:
+    """Byte by byte, with None for what is not there."""
+    found: list[int | None] = []
+    for piece in pieces:
+        if isinstance(piece, int):
+            found += [None] * piece
+        elif isinstance(piece, bytes):
+            found += piece
+    return found
+
+
+def check(path_items: list[Packet | Notice], steps: list[Step], words: list[int]) -> None:
+    notes = [item.text for item in path_items if isinstance(item, Notice)]
+    told = told_by(item for item in path_items if isinstance(item, Packet))
+    wanted = expected(steps)
+    unseen = wanted.keys() - told.keys()
+    assert len(unseen) == 2 * words[sh.DROPPED_CONNECTIONS] > 0
+    for key, pieces in told.items():
+        ends = [piece for piece in pieces if isinstance(piece, str)]
+        assert ends == [piece for piece in wanted[key] if isinstance(piece, str)]
+        seen, true = stream_of(pieces), stream_of(wanted[key])
+        assert all(ours in (None, its) for ours, its in zip(seen, true, strict=False))
+        assert len(seen) == len(true) if ends else len(seen) <= len(true)
+    gaps = sum(isinstance(piece, int) for pieces in told.values() for piece in pieces)
+    assert sum(item.dropped for item in path_items if isinstance(item, Packet)) > 2 * gaps, "more than one record each"
+    in_file = sum(size_of(pieces) for pieces in told.values()) - gaps_of(told)
+    all_bytes = sum(len(step.payload) for step in steps if step.kind == Kind.DATA)
+    assert words[sh.DROPPED_BYTES] == all_bytes - in_file > 0
+    assert sum(note.startswith("paused for ") for note in notes) == len(notes) > 3
+
+
+def test_r9_pauses_show_as_gaps_of_exact_size_and_nothing_else_is_missing(tmp_path: Path, weather: Weather) -> None:
+    path = tmp_path / "x"
+    path.touch()
+    steps = script(5, 3_000, 60_000)
+    words = record(steps, os.open(path, os.O_RDWR), weather)
+    assert weather.refused > 3
+    with open_capture(str(path)) as file:
+        check(list(file), steps, words)
+
+
+def test_r9_a_ring_whose_next_file_cannot_be_begun_goes_on_with_it_later(tmp_path: Path, weather: Weather) -> None:
+    ring = Ring(f"{tmp_path}/x.pcapng", bytes=400_000, since="2")
+    steps = script(7, 3_000, 60_000)
+    words = record(steps, os.open(ring.name(1), os.O_RDWR | os.O_CREAT), weather, ring)
+    assert weather.refused > 3
+    items: list[Packet | Notice] = []
+    for _, path in ring.list():
+        with open_capture(path) as file:
+            items += file
+    assert len(ring.list()) > 5
+    check(items, steps, words)
+
+
+def test_r9_a_disk_that_stays_full_ends_the_capture_at_a_whole_block(tmp_path: Path, weather: Weather) -> None:
+    path = tmp_path / "x"
+    path.touch()
+    weather.refuses = True
+    steps = script(5, 300, 5_000)
+    with shared_memory(8 << 20) as (shared, _, link):
+        writer = RingWriter(shared)
+        assert not any(put(writer, step) for step in steps)
+        Recorder(os.open(path, os.O_RDWR), Limits(), link).run(shared)
+        assert shared.words[sh.RECORDER_STATE] == RecorderState.FAILED
+        assert shared.words[sh.DROPPED_BYTES] == sum(len(step.payload) for step in steps if step.kind == Kind.DATA)
+    assert path.read_bytes() == b""
+
+
+def test_a_capture_that_goes_on_does_not_pause_again_at_once() -> None:
+    assert room.RESUME > room.MARGIN

@@ -1,0 +1,35 @@
+"""Facts about a whole capture, which its recorder notes in the file: JSON objects, in words.
+
+They are comments of interface statistics, which other readers show as comments. `podwire` tells what kind a note is:
+
+    clock set   by_ns: the wall clock went on by so much more than the capture's times
+    paused      from_ns, to_ns, bytes, connections: what was dropped in a time without room on the disk
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tracer.output.units import counted, duration, size
+
+
+def note_text(about: Mapping[str, object]) -> str:
+    """Return what a note says; empty if it is none that is known."""
+    kind = about.get("podwire")
+    if kind == "clock set":
+        by_ns = _number(about, "by_ns")
+        way = "forward" if by_ns >= 0 else "back"
+        return f"the clock was set {way} by {duration(abs(by_ns))}: the times here do not follow it"
+    if kind == "paused":
+        for_ns = max(0, _number(about, "to_ns") - _number(about, "from_ns"))
+        whole = _number(about, "connections")
+        text = f"paused for {duration(for_ns)} for want of room on the disk: {size(_number(about, 'bytes'))} of traffic"
+        if whole:
+            text += f" and {counted(whole, 'whole connection')}"
+        return f"{text} missing"
+    return ""
+
+
+def _number(about: Mapping[str, object], key: str) -> int:
+    value = about.get(key)
+    return value if type(value) is int else 0
