@@ -40,7 +40,17 @@ JSONObject = dict[str, Any]
 class JsonPrinter:
     """Print a call when it has ended, a finding when it comes, and at the end the calls that are still open."""
 
-    def __init__(self, write: Callable[[str], object], registry: Registry, renderer: Renderer) -> None:
+    def __init__(
+        self,
+        write: Callable[[str], object],
+        registry: Registry,
+        renderer: Renderer,
+        wanted: Callable[[Call, int], bool] | None = None,
+    ) -> None:
+        self.shown = 0
+        """Calls printed that had ended."""
+        self._wanted = wanted
+        self._now_ns = 0
         self._write = write
         self._registry = registry
         self._renderer = renderer
@@ -55,12 +65,16 @@ class JsonPrinter:
     def update(self, update: Update) -> None:
         """Take what changed."""
         if type(update) is not CallUpdate:
-            self._write(self.finding(update) + "\n")  # type: ignore[arg-type] # told by its type
+            if self._wanted is None or update.flow is None:  # type: ignore[union-attr] # told by its type
+                self._write(self.finding(update) + "\n")  # type: ignore[arg-type] # as above
             return
-        kind, _, call, _ = update
+        kind, time_ns, call, _ = update
+        self._now_ns = time_ns
         if kind == "ended":
             self._open.pop(call.number, None)
-            self._write(self.call(call) + "\n")
+            if self._wanted is None or self._wanted(call, time_ns):
+                self._write(self.call(call) + "\n")
+                self.shown += 1
         elif kind == "opened":
             self._open[call.number] = call
 
@@ -69,8 +83,9 @@ class JsonPrinter:
 
     def finish(self, end_ns: int | None = None) -> None:
         """Print the calls that have no end in this capture, in the order of their starts."""
-        for number in sorted(self._open):
-            self._write(self.call(self._open[number]) + "\n")
+        for _, call in sorted(self._open.items()):
+            if self._wanted is None or self._wanted(call, end_ns or self._now_ns):
+                self._write(self.call(call) + "\n")
         self._open.clear()
 
     def call(self, call: Call, **more: object) -> str:

@@ -48,7 +48,11 @@ class TextPrinter:
         clock: Clock,
         details: Details | None = None,
         show_secrets: bool = False,
+        wanted: Callable[[Call, int], bool] | None = None,
     ) -> None:
+        self.shown = 0
+        """Calls printed that had ended."""
+        self._wanted = wanted
         self._write = write
         self._summarizer = summarizer
         self._look = look
@@ -104,11 +108,12 @@ class TextPrinter:
         end = self._now_ns if end_ns is None else end_ns
         for call in self._open.values():
             self._unanswered(call, end, at_end=True)
-            self._detail(call)
         self._open.clear()
         self._young.clear()
 
     def _unanswered(self, call: Call, now_ns: int, *, at_end: bool = False) -> None:
+        if self._wanted is not None and not self._wanted(call, now_ns):
+            return
         status = "waiting" if meant_to_wait(call.service, call.method) else "open"
         extra = [f"(open at the end of the capture{_dropped(call)})"] if at_end else []
         if at_end and call.note:
@@ -118,8 +123,13 @@ class TextPrinter:
             left -= now_ns
             extra.append(f"deadline in {duration(left)}" if left > 0 else f"deadline passed {duration(-left)} ago")
         self._line(call, look.OPEN, status, now_ns - call.start_ns, extra, answered=at_end)
+        if at_end:
+            self._detail(call)
 
     def _ended(self, call: Call) -> None:
+        if self._wanted is not None and not self._wanted(call, self._now_ns):
+            return
+        self.shown += 1
         sign, status = look.OK, "OK"
         extra = []
         if call.status is not None:
@@ -176,8 +186,8 @@ class TextPrinter:
                 self._write(self._look.line(look.OK, line))
 
     def _finding(self, finding: Finding) -> None:
-        if finding.fatal:
-            return  # the command says it, on stderr and by its status
+        if finding.fatal or (self._wanted is not None and finding.flow is not None):
+            return  # of a fatal one the command says it, on stderr and by its status
         sign = {"gap": look.GAP, "malformed": look.MALFORMED, "notice": look.NOTICE}[finding.kind]
         if finding.flow is None:
             where = "capture" if finding.offset is None else f"capture at byte {finding.offset}"
