@@ -2,8 +2,9 @@
 
 In: a type's full name and the bytes. Out: a dict for `json.dumps`, or lines. It never raises on content: what does not
 parse is shown as an error beside its bytes. `json_format` is not used, since one `Any` that it does not know, or one
-that carries JSON, fails the whole message. It refuses to know what the fields mean, and escapes nothing: text from the
-wire, control characters and line ends included, is made fit for a terminal by whoever prints it.
+that carries JSON, fails the whole message. It refuses to know what the fields mean (whoever wants that in text tells
+it), and escapes nothing: text from the wire, control characters and line ends included, is made fit for a terminal by
+whoever prints it.
 
 One function per message type is made from its descriptor when it is first met; only fields that are set are visited.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 from base64 import b64encode
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
@@ -65,15 +66,34 @@ class NotUtf8(str):
     """Text of a string field that is not UTF-8: its bad bytes are written as \\xNN."""
 
 
+class Meaning(Protocol):
+    """Says what values mean, for people."""
+
+    def field(self, field: FieldDescriptor) -> Callable[[Any], str | None] | None:
+        """Return what makes the text of a value of this field (its result None: as it is); None: as they are."""
+        ...
+
+    def time(self, seconds: int, nanos: int) -> str | None:
+        """Return what stands beside a Timestamp, such as the local time, or None."""
+        ...
+
+    def document(self, type_url: str, value: JSONValue) -> JSONValue:
+        """Return the JSON that an Any carries as it is shown."""
+        ...
+
+
 class Renderer:
     """Shows payloads, secrets masked unless they are asked for. Holds what it made of each message type; not safe for
-    use by several threads at once."""
+    use by several threads at once.
 
-    def __init__(self, registry: Registry, *, show_secrets: bool = False) -> None:
+    With `meaning` it adds to text, not to JSON, what values mean.
+    """
+
+    def __init__(self, registry: Registry, meaning: Meaning | None = None, *, show_secrets: bool = False) -> None:
         self.show_secrets = show_secrets
         self._mask = None if show_secrets else Masker(registry).mask
         self._json = _Form(registry, wide=str, data=_base64, name=str, unknown=_json_field)
-        self._text = _Form(registry, wide=None, data=bytes_text, name=Bare, unknown=_text_field)
+        self._text = _Form(registry, wide=None, data=bytes_text, name=Bare, unknown=_text_field, meaning=meaning)
 
     def to_json(self, type_name: str, payload: bytes) -> JSONObject:
         """Return the message as a dict for `json.dumps`: names as in the .proto, fields that are not set left out.
@@ -151,8 +171,10 @@ class _Form:
         data: Callable[[bytes], JSONValue],
         name: Callable[[str], str],
         unknown: Callable[[int, str, JSONValue, JSONValue], JSONObject],
+        meaning: Meaning | None = None,
     ) -> None:
         self._registry = registry
+        self._meaning = meaning
         self._wide, self._data, self._name = wide, data, name
         self._unknown_field = unknown
         self._left = MAX_GUESSED
@@ -190,7 +212,8 @@ class _Form:
             shown["@not_utf8"] = ["@type"]
         try:
             if url in JSON_TYPE_URLS:
-                return shown | {"value": parse_json(value)}
+                document = parse_json(value)
+                return shown | {"value": self._meaning.document(url, document) if self._meaning else document}
             name = self._registry.resolve_any(url)
             if name is not None:
                 if depth >= MAX_DEPTH:
@@ -298,11 +321,21 @@ class _Form:
         if _is_map(model):
             return _Field(name, self._map(field, model, unchecked))
         convert = self._value(field, model, unchecked)
-        if not model.is_repeated:
-            return _Field(name, convert)
-        if convert is None:
-            return _Field(name, lambda values, depth: list(values))
-        return _Field(name, lambda values, depth: [convert(value, depth) for value in values])
+        plain = convert
+        if model.is_repeated:
+            if convert is None:
+                plain = lambda values, depth: list(values)  # noqa: E731 # one of two forms
+            else:
+                plain = lambda values, depth: [convert(value, depth) for value in values]  # noqa: E731 # as above
+        explain = self._meaning.field(model) if self._meaning and not unchecked else None
+        if explain is None:
+            return _Field(name, plain)
+
+        def explained(value: _Dynamic, depth: int) -> JSONValue:
+            text = explain(value)
+            return self._name(text) if text is not None else value if plain is None else plain(value, depth)
+
+        return _Field(name, explained)
 
     def _value(self, field: FieldDescriptor, model: FieldDescriptor, unchecked: bool) -> _Convert | None:
         """What to do with one value of a field; None: nothing."""
@@ -359,7 +392,7 @@ class _Form:
         if full_name == "google.protobuf.Any":
             return self._any
         if full_name == "google.protobuf.Timestamp":
-            return lambda message, depth: self._time(message, timestamp_text)
+            return lambda message, depth: self._timestamp(message)
         if full_name == "google.protobuf.Duration":
             return lambda message, depth: self._time(message, duration_text)
         if unchecked:
@@ -373,6 +406,11 @@ class _Form:
         if full_name in _STRUCTS:
             return self._struct
         return None
+
+    def _timestamp(self, message: _Dynamic) -> JSONValue:
+        shown = self._time(message, timestamp_text)
+        here = self._meaning.time(message.seconds, message.nanos) if self._meaning and isinstance(shown, str) else None
+        return shown if here is None else self._name(f"{shown} ({here})")
 
     def _time(self, message: _Dynamic, text: Callable[[int, int], str | None]) -> JSONValue:
         shown = text(message.seconds, message.nanos)

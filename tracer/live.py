@@ -208,7 +208,10 @@ class Live:
             self.say(f"the relay has no systemd unit of its own: {reason}")
 
     def _hear(self) -> None:
-        message = self.control.recv(65536)
+        try:
+            message = self.control.recv(65536)
+        except ConnectionResetError:  # it ended before it read what we had told it
+            message = b""
         if not message:
             self._gone = True
             if not self._left:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from typing import Any
 
@@ -118,6 +119,34 @@ def test_json_in_an_any_is_a_tree_like_any_other() -> None:
 )
 def test_bytes_are_text_or_hexadecimal_and_cut_where_they_are_long(data: bytes, text: str) -> None:
     assert bytes_text(data) == text
+
+
+def test_json_in_a_string_is_shown_as_the_tree_that_it_is() -> None:
+    info = {"b": "OK", "info": '{"pid":7,"inner":"[{\\"deep\\":true}]"}', "odd": '{"pid":7} more', "none": "{}"}
+    assert lines("runtime.v1.StatusResponse", info=info) == [
+        "info:",
+        '  b: "OK"',
+        "  info (JSON):",
+        "    pid: 7",
+        "    inner (JSON):",
+        "      - deep: true",
+        '  none: "{}"',
+        '  odd: "{"pid":7} more"',
+    ]
+
+
+def test_json_in_bytes_is_shown_as_the_tree_that_it_is_unless_it_is_long() -> None:
+    assert lines("runtime.v1.ExecSyncResponse", stdout=b'{"a":[1,2]}') == ["stdout (JSON):", "  a: [1, 2]"]
+    long = b"[" + b"1," * 40_000 + b"1]"
+    (line,) = lines("runtime.v1.ExecSyncResponse", stdout=long)
+    assert line.endswith("… (80003 bytes)")
+
+
+def test_json_in_json_without_end_is_shown_as_text_at_last() -> None:
+    text = "[]"
+    for _ in range(16):
+        text = '{"a":' + json.dumps(text) + "}"
+    assert len(lines("runtime.v1.VersionResponse", version=text)) < 40
 
 
 def test_strings_of_a_message_are_never_cut() -> None:

@@ -117,7 +117,7 @@ def test_demo_needs_no_root() -> None:
     with socket_folder() as place:
         os.chown(place, int(nobody), int(nobody))
         environment = {"PATH": os.environ["PATH"], "HOME": str(place), "XDG_RUNTIME_DIR": str(place)}
-        check_demo(place / "demo.pcapng", environment, prefix)
+        check_demo(place / "demo.pcapng", environment, ("nice", *prefix))
 
 
 def test_grpcio_understands_the_stand_in_server(folder: Path) -> None:

@@ -160,9 +160,10 @@ def make_printer(
     details = None
     if args.verbose:
         from dissectors.render import Renderer
+        from tracer.output.meaning import Meanings
         from tracer.output.verbose import VerboseDetails
 
-        details = VerboseDetails(registry, Renderer(registry, show_secrets=args.show_secrets))
+        details = VerboseDetails(registry, Renderer(registry, Meanings(utc=args.utc), show_secrets=args.show_secrets))
     return TextPrinter(
         stdout.write,
         Summarizer(registry, show_secrets=args.show_secrets),

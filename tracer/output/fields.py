@@ -5,14 +5,16 @@ submessages by dots. Fields at their default are left out, but for enums and the
 
     id       the first 13 characters           bytes    how many bytes            count    how many
     digest   algorithm and 12 digits           words    a command line            always   a number, zero too
-    signal   SIGTERM for 15                    seconds  a time-out                exit     `exit 3`
-    exec     left out if it is the container's own id         set      the fields of a message that are set
+    signal   SIGTERM for 15                    seconds  a time-out                exit     `exit 137 (SIGKILL)`
+    exec     left out if it is the container's own id         set      which fields of a message are set
+    quantity  `48 MiB`                         why      `137 (SIGKILL)`
+    elsewhere  a URL, with the remark that the bytes of the stream go there and not through CRI
 """
 
 from __future__ import annotations
 
 _TASK = {
-    "State": "exec=exec_id:id → status pid exit_status",
+    "State": "exec=exec_id:id → status pid exit_status:why",
     "Create": "runtime=options.type_url → pid",
     "Start": "exec=exec_id:id → pid",
     "Delete": "exec=exec_id:id → pid exit_status:exit",
@@ -45,14 +47,14 @@ _CRI = {
     "RemoveContainer": "",
     "ListContainers": "→ containers=containers:count",
     "StreamContainers": "",
-    "ContainerStatus": "→ status.metadata.name status.state exit_code=status.exit_code status.reason",
+    "ContainerStatus": "→ status.metadata.name status.state exit_code=status.exit_code:why status.reason",
     "UpdateContainerResources": "cpu_quota=linux.cpu_quota cpu_shares=linux.cpu_shares "
-    "memory=linux.memory_limit_in_bytes",
+    "memory=linux.memory_limit_in_bytes:quantity",
     "ReopenContainerLog": "",
     "ExecSync": "cmd:words timeout:seconds → exit_code:exit stdout=stdout:bytes stderr=stderr:bytes",
-    "Exec": "cmd:words tty → url",
-    "Attach": "tty → url",
-    "PortForward": "ports=port:words → url",
+    "Exec": "cmd:words tty → url:elsewhere",
+    "Attach": "tty → url:elsewhere",
+    "PortForward": "ports=port:words → url:elsewhere",
     "ContainerStats": "→ stats.attributes.metadata.name",
     "ListContainerStats": "→ stats=stats:count",
     "StreamContainerStats": "",
@@ -101,7 +103,7 @@ _AGENT = {
     "WaitProcess": "exec=exec_id:exec → status:exit",
     "UpdateContainer": "resources=resources:set",
     "UpdateEphemeralMounts": "storages=storages:count",
-    "StatsContainer": "→ memory=cgroup_stats.memory_stats.usage.usage pids=cgroup_stats.pids_stats.current",
+    "StatsContainer": "→ memory=cgroup_stats.memory_stats.usage.usage:quantity pids=cgroup_stats.pids_stats.current",
     "PauseContainer": "",
     "ResumeContainer": "",
     "RemoveStaleVirtiofsShareMounts": "",
@@ -123,7 +125,7 @@ _AGENT = {
     "MemAgentCompactSet": "",
     "OnlineCPUMem": "wait nb_cpus cpu_only",
     "ReseedRandomDev": "data=data:bytes",
-    "GetGuestDetails": "→ version=agent_details.version block=mem_block_size_bytes",
+    "GetGuestDetails": "→ version=agent_details.version block=mem_block_size_bytes:quantity",
     "MemHotplugByProbe": "addresses=memHotplugProbeAddr:count",
     "SetGuestDateTime": "Sec Usec",
     "CopyFile": "path file_size offset data=data:bytes",

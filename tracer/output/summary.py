@@ -7,7 +7,6 @@ In: a call. Out: a `Summary`. Only the first request and the first response are 
 from __future__ import annotations
 
 import shlex
-import signal
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -17,9 +16,10 @@ from google.protobuf.descriptor import FieldDescriptor
 from dissectors.masking import Masker
 from protos.registry import Parsed, Registry
 from tracer.calls import Call, Message
+from tracer.output.codes import exit_reason, signal_name
 from tracer.output.escape import escape
 from tracer.output.fields import EVENT_CARRIERS, EVENT_FIELDS, EVENT_ID_PATHS, FIELDS, ID_PATHS
-from tracer.output.units import short_id, size
+from tracer.output.units import quantity, short_id, size
 
 MAX_TEXT = 64
 """Characters of one field on a line; `-v` has them all."""
@@ -266,7 +266,7 @@ def _item(word: str, descriptor: Descriptor) -> Item | None:
 
 def _one(label: str | None, get: Callable[[Any], Any], field: FieldDescriptor, form: str) -> Item:
     if form == "exit":
-        return lambda message: f"exit {get(message)}"
+        return lambda message: f"exit {_why(get(message))}"
     if form == "count":
         return lambda message: f"{label} {len(get(message))}"
     if form == "exec":
@@ -315,10 +315,12 @@ def _words(value: Any) -> str:  # noqa: ANN401 # repeated string, bytes where th
 
 
 def _signal(value: int) -> str:
-    try:
-        return signal.Signals(value).name
-    except ValueError:
-        return str(value)
+    return signal_name(value) or str(value)
+
+
+def _why(status: int) -> str:
+    reason = exit_reason(status) if status > 125 else None
+    return str(status) if reason is None else f"{status} ({reason})"
 
 
 def _plain(value: Any) -> str:  # noqa: ANN401 # any scalar of protobuf
@@ -334,4 +336,7 @@ _FORMS: dict[str, Callable[[Any], str]] = {
     "words": _words,
     "signal": _signal,
     "seconds": lambda value: f"{value}s",
+    "quantity": quantity,
+    "why": _why,
+    "elsewhere": lambda value: f"{_text(value)} (its bytes bypass CRI)",
 }

@@ -18,6 +18,7 @@ from tracer.output.codes import reset_name, status_name
 from tracer.output.escape import escape
 from tracer.output.fields import EXPECTED_FAILURES
 from tracer.output.look import Look
+from tracer.output.meaning import near_limit
 from tracer.output.summary import Summarizer
 from tracer.output.units import Clock, duration, short_id
 from tracer.waiting import meant_to_wait
@@ -156,6 +157,8 @@ class TextPrinter:
             extra.append(f"— {escape(call.note)}")
         if call.dropped_messages:
             extra.append(f"({_dropped(call).lstrip(', ')})")
+        if large := near_limit(call):
+            extra.append(large)
         if call.gap:
             sign = look.GAP if sign == look.OK else sign
             extra.append("(bytes missing)")

@@ -254,7 +254,7 @@ def test_a_forwarded_event_is_shown_as_the_event_that_it_is(printed: Printed, re
     printed.at(0, forward, message(1, REQUEST, envelope.SerializeToString()), flow=flow, protocol="ttrpc")
     printed.at(1, message(1, RESPONSE), ended(1), flow=flow, protocol="ttrpc")
     assert printed.page.without_time() == [
-        "  events 9f57c2b6405e1 /tasks/exit          OK          1.000ms  exec probe pid 71 exit 137"
+        "  events 9f57c2b6405e1 /tasks/exit          OK          1.000ms  exec probe pid 71 exit 137 (SIGKILL)"
     ]
 
 
