@@ -16,7 +16,7 @@ from protos.registry import Registry
 
 FACTS = Path(__file__).resolve().parents[1] / "facts"
 REGISTRY = Registry.bundled()
-RENDERER = Renderer(REGISTRY)
+RENDERER = Renderer(REGISTRY, show_secrets=True)
 SPEC = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 
 
