@@ -172,7 +172,7 @@ class TextPrinter:
     def _streamed(self, call: Call, message: Message) -> None:
         """Print a message of a stream as it comes: its place in the stream, and how long after its start."""
         summary = self._summarizer.streamed(call, message)
-        if summary is None:
+        if summary is None or (self._wanted is not None and not self._wanted(call, message.time_ns)):
             return
         place = f"#{message.number}"
         arrow, text = ("←", summary.response) if message.direction else ("→", summary.request)
