@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from protos.errors import PodwireError
-from tracer.cli.decode import add_schema_options, load_registry
+from tracer.cli.decode import add_registry_options, load_registry
 from tracer.cli.reading import read_placed, running_capture
 
 
@@ -20,7 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("file", nargs="?", metavar="FILE", help="the capture; - is stdin")
     parser.add_argument("--json", action="store_true", help="one JSON object a pod (docs/json.md)")
-    add_schema_options(parser)
+    add_registry_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

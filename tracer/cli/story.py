@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         raise PodwireError("story needs one capture file: podwire story POD FILE (- is stdin)")
     path = args.file or args.read or running_capture("story")
     registry = load_registry(args)
-    collector = Collector(args.pod, Summarizer(registry))
+    collector = Collector(args.pod, Summarizer(registry, show_secrets=args.show_secrets))
     placed = read_placed(path, registry, collector.update)
     for call in placed.open_calls:
         collector.add(call)

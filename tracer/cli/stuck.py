@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from protos.errors import PodwireError
-from tracer.cli.decode import add_schema_options, load_registry
+from tracer.cli.decode import add_filter_option, add_schema_options, load_registry, make_filter, say_errors
 from tracer.cli.reading import read_placed, running_capture
 from tracer.output.look import OK, Look
 
@@ -32,33 +32,39 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("file", nargs="?", metavar="FILE", help="a capture; ages are up to its last packet")
     parser.add_argument("--json", action="store_true", help="one JSON object a call (docs/json.md)")
+    add_filter_option(parser)
     add_schema_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """List what is open. Returns 0, whether there is any or not. Raises PodwireError."""
-    path = args.file or running_capture("stuck")
     registry = load_registry(args)
+    filter = make_filter(args, registry)
+    path = args.file or running_capture("stuck")
     _, calls, end_ns, broken = read_placed(path, registry)
+    if filter is not None:
+        calls = [call for call in calls if filter.wants(call, end_ns)]
+        say_errors(filter)
     if args.json:
-        _print_json(calls, registry, end_ns)
+        _print_json(calls, registry, end_ns, args.show_secrets)
     else:
         look = Look.of(sys.stdout)
-        for line in stuck_text(calls, registry, end_ns):
+        for line in stuck_text(calls, registry, end_ns, show_secrets=args.show_secrets):
             sys.stdout.write(look.line(OK, line))
     if not calls:
-        print("podwire: no call is without an answer", file=sys.stderr)
+        what = "no call" if filter is None else "no such call"
+        print(f"podwire: {what} is without an answer", file=sys.stderr)
     if broken:
         sys.stdout.flush()
         raise PodwireError(f"{path}: {broken}")
     return 0
 
 
-def stuck_text(calls: list[Call], registry: Registry, end_ns: int) -> list[str]:
+def stuck_text(calls: list[Call], registry: Registry, end_ns: int, *, show_secrets: bool = False) -> list[str]:
     """Return the lines of the list, a header first; none if nothing is open."""
     from tracer.output.summary import Summarizer
 
-    summarizer = Summarizer(registry)
+    summarizer = Summarizer(registry, show_secrets=show_secrets)
     hung, waiting = apart(calls)
     rows = [_row(call, depth, summarizer, end_ns) for call, depth in chains(hung)]
     rows += [_row(call, 0, summarizer, end_ns) for call in waiting]
@@ -136,12 +142,12 @@ def _row(call: Call, depth: int, summarizer: Summarizer, end_ns: int) -> tuple[s
     return age, call.hop, short_id(identity), name, what, deadline, peer_text(call.flow.client)
 
 
-def _print_json(calls: list[Call], registry: Registry, end_ns: int) -> None:
+def _print_json(calls: list[Call], registry: Registry, end_ns: int, show_secrets: bool) -> None:
     from dissectors.render import Renderer
     from tracer.output.jsonlines import JsonPrinter
     from tracer.waiting import meant_to_wait
 
-    printer = JsonPrinter(sys.stdout.write, registry, Renderer(registry))
+    printer = JsonPrinter(sys.stdout.write, registry, Renderer(registry, show_secrets=show_secrets))
     hung, waiting = apart(calls)
     waited_for = {call.place.parent.number for call in hung if call.place is not None and call.place.parent is not None}
     for call in hung + waiting:

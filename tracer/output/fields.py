@@ -8,6 +8,7 @@ submessages by dots. Fields at their default are left out, but for enums and the
     signal   SIGTERM for 15                    seconds  a time-out                exit     `exit 137 (SIGKILL)`
     exec     left out if it is the container's own id         set      which fields of a message are set
     quantity  `48 MiB`                         why      `137 (SIGKILL)`
+    args     the command line in an Any of a Process of the runtime specification
     elsewhere  a URL, with the remark that the bytes of the stream go there and not through CRI
 """
 
@@ -23,7 +24,7 @@ _TASK = {
     "Resume": "",
     "Checkpoint": "path",
     "Kill": "exec=exec_id:id signal:signal all",
-    "Exec": "exec=exec_id:id terminal",
+    "Exec": "exec=exec_id:id spec:args terminal",
     "ResizePty": "exec=exec_id:id width:always height:always",
     "CloseIO": "exec=exec_id:id stdin",
     "Update": "resources=resources.type_url",
@@ -135,6 +136,9 @@ _AGENT = {
     "GetVolumeStats": "volume_guest_path → usage=usage:count",
     "ResizeVolume": "volume_guest_path size",
     "SetPolicy": "policy=policy:bytes",
+    "ListProcesses": "format",
+    "StartTracing": "",
+    "StopTracing": "",
 }
 
 _POD = "pod.namespace/pod.name"
@@ -271,7 +275,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "Get": "exec=exec_id:id → pid=process.pid status=process.status",
         "List": "filter → tasks=tasks:count",
         "Kill": "exec=exec_id:id signal:signal all",
-        "Exec": "exec=exec_id:id terminal",
+        "Exec": "exec=exec_id:id spec:args terminal",
         "ResizePty": "exec=exec_id:id width:always height:always",
         "CloseIO": "exec=exec_id:id stdin",
         "Pause": "",
@@ -296,6 +300,21 @@ FIELDS: dict[str, dict[str, str]] = {
     "nri.pkg.api.v1alpha1.HostFunctions": {"Log": "level msg"},
 }
 
+STREAMED: dict[str, dict[str, str]] = {
+    "containerd.services.content.v1.Content": {
+        "Read": "digest:digest offset size → offset:always data=data:bytes",
+        "Write": "action ref offset:always data=data:bytes total expected:digest → action offset:always digest:digest",
+        "List": "filters:words → contents=info:count",
+    },
+    "containerd.services.events.v1.Events": {"Subscribe": "filters:words → "},
+    "containerd.services.snapshots.v1.Snapshots": {"List": "snapshotter filters:words → snapshots=info:count"},
+    "containerd.services.containers.v1.Containers": {"ListStream": "filters:words → container.id:id"},
+    "containerd.services.streaming.v1.Streaming": {"Stream": "type_url value:bytes → type_url value:bytes"},
+    "runtime.v1.RuntimeService": {"GetContainerEvents": "→ container_event_type"},
+}
+"""The same of each message of a stream, which has a line of its own when it comes. Without an entry that says its size.
+"""
+
 EVENT_FIELDS: dict[str, str] = {
     "containerd.events.TaskCreate": "pid",
     "containerd.events.TaskStart": "pid",
@@ -307,8 +326,22 @@ EVENT_FIELDS: dict[str, str] = {
     "containerd.events.TaskPaused": "",
     "containerd.events.TaskResumed": "",
     "containerd.events.TaskCheckpointed": "checkpoint",
+    "containerd.events.ContainerCreate": "id:id image",
+    "containerd.events.ContainerUpdate": "id:id image",
+    "containerd.events.ContainerDelete": "id:id",
+    "containerd.events.SnapshotPrepare": "key:id parent:digest",
+    "containerd.events.SnapshotCommit": "key:id name:digest",
+    "containerd.events.SnapshotRemove": "key:id",
+    "containerd.services.images.v1.ImageCreate": "name",
+    "containerd.services.images.v1.ImageUpdate": "name",
+    "containerd.services.images.v1.ImageDelete": "name",
+    "containerd.events.ContentCreate": "digest:digest size",
+    "containerd.events.ContentDelete": "digest:digest",
+    "containerd.events.NamespaceCreate": "name",
+    "containerd.events.NamespaceUpdate": "name",
+    "containerd.events.NamespaceDelete": "name",
 }
-"""Events that a shim forwards; their line is about the event, the call is only its carrier."""
+"""Events, as a shim forwards them and as containerd tells them: what a line says of them."""
 
 EVENT_CARRIERS = frozenset({"containerd.services.events.ttrpc.v1.Events", "containerd.services.events.v1.Events"})
 """Services whose Forward carries an Envelope with an event in it."""
@@ -338,3 +371,7 @@ EXPECTED_FAILURES: dict[str, frozenset[tuple[str, int]]] = {
     "containerd.task.v3.Task": frozenset({("Kill", 5)}),
 }
 """(method, status) that are part of a good life: containerd ends each exec with a Kill that finds nothing."""
+
+EXPECTED_ENDS = frozenset({("grpc.AgentService", method, "eof") for method in ("ReadStdout", "ReadStderr")})
+"""Service, method and status message of what is no failure whatever the status: the agent says so that a stream has
+ended."""
