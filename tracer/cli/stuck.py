@@ -137,7 +137,7 @@ def _row(call: Call, depth: int, summarizer: Summarizer, end_ns: int) -> tuple[s
         if parent is not None and not parent.open:
             what += f" (of {parent.hop} {escape(parent.title)}, call {parent.number}, which has ended)"
         if place.outlives():
-            what += f" (may wait longer than {parent.method if parent else ''} above)"
+            what += " (may wait longer than its caller)"
     name = "" if place is None else escape(place.label())
     return age, call.hop, short_id(identity), name, what, deadline, peer_text(call.flow.client)
 

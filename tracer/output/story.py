@@ -55,12 +55,11 @@ class Step:
 
     def notes(self) -> list[str]:
         """What is to be said beside its text."""
-        place, parent = self.place, self.place.parent
         notes = []
         if not self.seen_start:
             notes.append("begun before the capture")
-        if place.outlives() and parent is not None:
-            notes.append(f"may wait longer than {escape(parent.title)} above")
+        if self.place.outlives():
+            notes.append("may wait longer than its caller")
         return notes
 
 

@@ -22,7 +22,7 @@ MAX_TOLD = 64
 MAX_MESSAGE = 1000
 """Characters of a status message kept."""
 _CRI = "runtime.v1"
-_VM = re.compile(r"/(?:vc/vm|vc/firecracker|run/kata)/([^/]+)/")
+_VM = re.compile(r"/(?:vm|firecracker|kata)/([^/]+)/")
 """Where the sandbox's id stands in the path of an agent's socket."""
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _POD_STATES = ("ready", "stopped")
@@ -608,7 +608,7 @@ def _report(place: Place) -> None:
         return
     if place.parent is not None and place.parent.open:
         _pass_up(place.parent, _failure(place))
-    elif place.candidates is None:
+    elif place.candidates is None and not place.waits:  # the end of an output is an error to its reader
         container = place.container
         whom = container if container is not None and container.id else place.pod
         if whom is not None:

@@ -198,6 +198,8 @@ class Reader:
             role = ANNOTATIONS.get(_text(key))
             if role is not None:
                 said.setdefault(role, _text(annotations[key]))
+        if "exec" in said and said["exec"] == said.get("container"):
+            del said["exec"]  # the container's own process, in events and to the agent
         return said
 
     def _event(self, packed: Any) -> Said:  # noqa: ANN401 # an Any of a private pool
@@ -210,10 +212,7 @@ class Reader:
         message = self._registry.parse(name, packed.value).message
         if message is None:
             return _NOTHING
-        said = _said(side.items, message)
-        if said.get("exec") == said.get("container"):
-            said.pop("exec", None)  # the container's own process, not one of its execs
-        return said
+        return _said(side.items, message)
 
     def _plan(self, service: str, method: str) -> tuple[_Side | None, _Side | None]:
         words = IDENTITY.get(service, {}).get(method)

@@ -119,7 +119,7 @@ def test_a_call_stands_below_the_one_that_waits_for_it(tmp_path: Path, capsys: p
     lines = [re.split(r"  +", line)[3:5] for line in capsys.readouterr().out.splitlines()[1:]]
     assert lines == [
         ["Tasks/Start", "passed 3.000s ago"],
-        ["└ Start (may wait longer than Start above)", "in 55.100s"],
+        ["└ Start (may wait longer than its caller)", "in 55.100s"],
         ["Pids", "none"],
     ]
     assert main(["stuck", "--json", str(path)]) == 0
