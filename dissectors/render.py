@@ -99,7 +99,8 @@ class Renderer:
         types as in the proto JSON mapping, map keys sorted. Keys that begin with `@` are ours: `@type` (with `value`
         where it is no message, `value_base64` and `error` where it is not to be had) in an Any; `@unknown`, a list of
         field, wire_type and value, and what is guessed to lie in its bytes: `text` or `message`; `@not_utf8`, the
-        fields with text that is not UTF-8; `@error` and `@base64` for what does not parse.
+        fields with text that is not UTF-8; `@error`, `@base64` and maybe
+        `@guess` for what does not parse.
         """
         return self._json.payload(type_name, payload)
 
@@ -183,7 +184,9 @@ class _Form:
         self._left = MAX_GUESSED
         parsed = self._registry.parse(type_name, payload)
         if parsed.message is None:
-            return {"@error": self._name(parsed.error), "@base64": self._data(payload)}
+            unread: JSONObject = {"@error": self._name(parsed.error), "@base64": self._data(payload)}
+            guess = self.guess(payload)
+            return unread | {"@guess": guess} if guess else unread
         shown = self._parsed(type_name, parsed.message, parsed.lenient, 0)
         return shown if isinstance(shown, dict) else {"value": shown}
 
@@ -220,11 +223,11 @@ class _Form:
                 return {}
             if value[:1] in (b"{", b"["):
                 return shown | {"value": parse_json(value)}
-            shown |= {"value_base64": self._data(value), "error": self._name("no schema has this type")}
-            guess = self._inside(value, depth + 1)
-            return shown if guess is None or isinstance(guess, str) else shown | {"guess": guess}
+            raise ValueError("no schema has this type")
         except ValueError as error:
-            return shown | {"value_base64": self._data(value), "error": self._name(str(error))}
+            shown |= {"value_base64": self._data(value), "error": self._name(str(error))}
+        guess = self._inside(value, depth + 1)
+        return shown if guess is None or isinstance(guess, str) else shown | {"guess": guess}
 
     # -- messages ------------------------------------------------------------------------------------------------
 
