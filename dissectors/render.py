@@ -80,6 +80,10 @@ class Meaning(Protocol):
         """Return the JSON that an Any carries as it is shown."""
         ...
 
+    def embedded(self, value: JSONValue) -> JSONValue:
+        """Return JSON that was found in a string as it is shown."""
+        ...
+
 
 class Renderer:
     """Shows payloads. Holds what it made of each message type; not safe for use by several threads at once.
@@ -89,6 +93,7 @@ class Renderer:
 
     def __init__(self, registry: Registry, meaning: Meaning | None = None) -> None:
         self._registry = registry
+        self._meaning = meaning
         self._json = _Form(registry, wide=str, data=_base64, name=str, unknown=_json_field)
         self._text = _Form(registry, wide=None, data=bytes_text, name=Bare, unknown=_text_field, meaning=meaning)
 
@@ -106,7 +111,8 @@ class Renderer:
 
     def to_text(self, type_name: str, payload: bytes, indent: int = 0) -> list[str]:
         """Return the message as lines, each with `indent` spaces before it. Long bytes are cut, with their length."""
-        return text_lines(self._text.payload(type_name, payload), indent)
+        tree = self._text.payload(type_name, payload)
+        return text_lines(tree, indent, self._meaning.embedded) if self._meaning else text_lines(tree, indent)
 
     def guess_json(self, payload: bytes) -> list[JSONValue]:
         """Return the fields of a message that no schema has, like `@unknown`; nothing where it parses as no message."""
