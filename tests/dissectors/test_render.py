@@ -16,7 +16,7 @@ from protos.registry import Registry
 
 FACTS = Path(__file__).resolve().parents[1] / "facts"
 REGISTRY = Registry.bundled()
-RENDERER = Renderer(REGISTRY)
+RENDERER = Renderer(REGISTRY, show_secrets=True)
 SPEC = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 
 
@@ -232,6 +232,7 @@ def test_a_message_that_no_schema_has_is_read_by_its_wire_types() -> None:
         {"field": 2, "wire_type": "bytes", "value": "YSBi", "text": "a b"},
     ]
     assert RENDERER.guess_json(b"") == RENDERER.guess_json(b"GET / HTTP/1.1") == []
+    assert RENDERER.guess_json(bytes(20)) == []
 
 
 def test_what_an_any_of_an_unknown_type_holds_is_guessed_beside_its_bytes() -> None:

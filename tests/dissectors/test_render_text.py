@@ -13,7 +13,7 @@ from dissectors.render_text import bytes_text
 from protos.registry import Registry
 
 REGISTRY = Registry.bundled()
-RENDERER = Renderer(REGISTRY)
+RENDERER = Renderer(REGISTRY, show_secrets=True)
 
 
 def lines(type_name: str, indent: int = 0, **fields: Any) -> list[str]:

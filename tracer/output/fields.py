@@ -371,3 +371,7 @@ EXPECTED_FAILURES: dict[str, frozenset[tuple[str, int]]] = {
     "containerd.task.v3.Task": frozenset({("Kill", 5)}),
 }
 """(method, status) that are part of a good life: containerd ends each exec with a Kill that finds nothing."""
+
+EXPECTED_ENDS = frozenset({("grpc.AgentService", method, "eof") for method in ("ReadStdout", "ReadStderr")})
+"""Service, method and status message of what is no failure whatever the status: the agent says so that a stream has
+ended."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 from google.protobuf.descriptor import FieldDescriptor
 
 from dissectors.json_value import PROCESS_URL, parse_json
+from dissectors.masking import Masker
 from protos.registry import Parsed, Registry
 from tracer.calls import Call, Message
 from tracer.output.codes import exit_reason, signal_name
@@ -62,6 +63,8 @@ class _Side(NamedTuple):
     type: str
     items: tuple[Item, ...]
     ids: tuple[Callable[[Any], Any], ...]
+    mask: Callable[[str, bytes], bytes] | None
+    """Set where a field that is shown is a secret."""
     known: dict[bytes, tuple[str, str]]
     """Messages read before: text and id, both escaped."""
 
@@ -83,8 +86,9 @@ class _Plan(NamedTuple):
 class Summarizer:
     """Make summaries with the schemas of one registry. What a method's line needs is worked out once."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, *, show_secrets: bool = False) -> None:
         self._registry = registry
+        self._masker = None if show_secrets else Masker(registry)
         self._plans: dict[tuple[str, str], _Plan] = {}
         self._events: dict[str, tuple[tuple[Item, ...], tuple[Callable[[Any], Any], ...]]] = {}
 
@@ -145,7 +149,7 @@ class Summarizer:
             return f"({escape(message.note)})", ""
         read = side.known.get(payload)
         if read is None:
-            parsed = self._registry.parse(side.type, payload)
+            parsed = self._registry.parse(side.type, side.mask(side.type, payload) if side.mask else payload)
             body = parsed.message
             if body is None:
                 return f"(does not parse: {escape(parsed.error)})", ""
@@ -200,8 +204,12 @@ class Summarizer:
             request, response = _first_fields(source), _first_fields(target)
         paths = ID_PATHS.get(service, ())
         carries_event = service in EVENT_CARRIERS and method == "Forward"
-        asks = _Side(found.input_type, _items(request, source), _id_getters(paths, source), {})
-        answers = _Side(found.output_type, _items(response, target), _id_getters(paths, target), {})
+        asks = _Side(
+            found.input_type, _items(request, source), _id_getters(paths, source), self._mask(request, source), {}
+        )
+        answers = _Side(
+            found.output_type, _items(response, target), _id_getters(paths, target), self._mask(response, target), {}
+        )
         streaming = found.client_streaming or found.server_streaming
         each, _, back = STREAMED.get(service, {}).get(method, "").partition("→")
         return _Plan(
@@ -212,12 +220,18 @@ class Summarizer:
             carries_event,
             True,
             (
-                asks._replace(items=_items(each, source), known={}),
-                answers._replace(items=_items(back, target), known={}),
+                asks._replace(items=_items(each, source), mask=self._mask(each, source), known={}),
+                answers._replace(items=_items(back, target), mask=self._mask(back, target), known={}),
             )
             if streaming
             else (),
         )
+
+    def _mask(self, specification: str, descriptor: Descriptor) -> Callable[[str, bytes], bytes] | None:
+        paths = [path for word in specification.split() for path in parse_item(word)[1]]
+        fields = [field for path in paths if (field := resolve(path, descriptor)) is not None]
+        masker = self._masker
+        return masker.mask if masker is not None and any(masker.masks(field) for field in fields) else None
 
 
 def method_name(service: str, method: str) -> str:

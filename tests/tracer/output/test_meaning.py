@@ -27,7 +27,7 @@ SPEC = "types.containerd.io/opencontainers/runtime-spec/1/"
 
 def lines(registry: Registry, type_name: str, fields: dict[str, Any]) -> list[str]:
     payload = registry.message_class(type_name)(**fields).SerializeToString()
-    return Renderer(registry, Meanings(utc=True)).to_text(type_name, payload)
+    return Renderer(registry, Meanings(utc=True), show_secrets=True).to_text(type_name, payload)
 
 
 def all_fields(registry: Registry) -> dict[str, FieldDescriptor]:
@@ -153,7 +153,7 @@ def test_a_timestamp_has_the_local_time_beside_it(registry: Registry, monkeypatc
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "EST5")
         time.tzset()
-        shown = Renderer(registry, Meanings()).to_text("containerd.task.v3.WaitResponse", payload)
+        shown = Renderer(registry, Meanings(), show_secrets=True).to_text("containerd.task.v3.WaitResponse", payload)
     time.tzset()
     assert shown == ["exited_at: 1970-01-01T00:00:05Z (1969-12-31 19:00:05.000000 here)"]
 
