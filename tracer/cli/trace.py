@@ -82,8 +82,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="HOP=PATH",
         action="append",
         default=[],
-        help="trace this socket (hops cri, events, nri), folder of shims' sockets (task), or folder of VMs or a socket "
-        "(agent) instead of the usual ones",
+        help="trace this socket (hops cri, events, nri, other), folder of shims' sockets (task), or folder of VMs or a "
+        "socket (agent) instead of the usual ones",
     )
     parser.add_argument(
         "-i", metavar="IFACE", default="", help="AF_VSOCK too (QEMU's guests), from a vsockmon interface"

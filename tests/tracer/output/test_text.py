@@ -88,6 +88,49 @@ def test_a_call_that_was_open_before_the_capture_says_so(printed: Printed) -> No
     assert printed.page[-1].endswith("(begun before the capture)")
 
 
+def test_each_message_of_a_stream_has_a_line_when_it_comes(printed: Printed, make: Make, registry: Registry) -> None:
+    events = "containerd.services.events.v1.Events"
+    started = make("containerd.events.TaskStart", {"container_id": POD, "pid": 7})
+    event = registry.message_class("google.protobuf.Any")(type_url="containerd.events.TaskStart", value=started)  # type: ignore[call-arg]
+    of_type = registry.message_class("containerd.types.Envelope")
+    envelope = of_type(topic="/tasks/start", event=event).SerializeToString()  # type: ignore[call-arg]
+    printed.at(0, opened(1, "Subscribe", events), message(1, REQUEST, b""))
+    assert printed.page == ["14:58:01.000000 · cri                  Events/Subscribe     #1              0µs  → 0 B"]
+    printed.at(2, message(1, RESPONSE, envelope))
+    assert printed.page[1:] == [
+        "14:58:01.002000 · cri    9f57c2b6405e1 Events/Subscribe     #2          2.000ms  ← /tasks/start pid 7"
+    ]
+    printed.at(3, ended(1))
+    assert len(printed.page) == 3
+
+
+def test_a_stream_that_goes_both_ways_is_told_apart(printed: Printed, make: Make) -> None:
+    content = "containerd.services.content.v1.Content"
+    piece = make(
+        "containerd.services.content.v1.WriteContentRequest", {"action": "WRITE", "ref": "layer", "data": "AAAA"}
+    )
+    done = make("containerd.services.content.v1.WriteContentResponse", {"action": "WRITE", "offset": "3"})
+    printed.at(0, opened(1, "Write", content), message(1, REQUEST, piece))
+    printed.at(1, message(1, RESPONSE, done))
+    assert [line[60:] for line in printed.page] == [
+        "#1              0µs  → WRITE layer offset 0 data 3 B",
+        "#2          1.000ms  ← WRITE offset 3",
+    ]
+
+
+def test_a_method_that_no_schema_has_is_a_stream_once_a_side_has_said_two_things(printed: Printed) -> None:
+    printed.at(0, opened(1, "Watch", "x.Y"), message(1, REQUEST, b"a"))
+    printed.at(1, message(1, RESPONSE, b"bb"))
+    assert printed.page == []
+    printed.at(2, message(1, RESPONSE, b"ccc"))
+    assert printed.page == ["14:58:01.002000 · cri                  Y/Watch              #3          2.000ms  ← 3 B"]
+
+
+def test_a_message_of_a_stream_that_does_not_parse_says_so(printed: Printed) -> None:
+    printed.at(0, opened(1, "GetContainerEvents"), message(1, RESPONSE, b"\xff"))
+    assert "← (does not parse: " in printed.page[0]
+
+
 @pytest.mark.parametrize(
     ("service", "method", "request_type", "asked", "response_type", "answered", "line"),
     [
@@ -233,7 +276,7 @@ def test_each_method_shows_the_fields_that_matter(
 ) -> None:
     printed.at(0, opened(1, method, service), message(1, REQUEST, make(request_type, asked)))
     printed.at(1, message(1, RESPONSE, make(response_type, answered)), ended(1))
-    assert [shown[9:] for shown in printed.page.without_time()] == [line]
+    assert [shown[9:] for shown in printed.page.without_time() if shown[0] != "·"] == [line]
 
 
 def test_a_forwarded_event_is_shown_as_the_event_that_it_is(printed: Printed, registry: Registry, make: Make) -> None:
@@ -341,7 +384,8 @@ def test_dropped_messages_and_gaps_are_said(printed: Printed) -> None:
     printed.at(1, *[message(1, RESPONSE, b"") for _ in range(100)])
     printed.tracker.gap(FLOW)
     printed.at(2, ended(1), ended(3))
-    first, second = printed.page.without_time()
+    *messages, first, second = printed.page.without_time()
+    assert len(messages) == 100
     assert first.startswith("≠")
     assert first.endswith("→ 100 messages, 0 B (36 messages of the middle not kept) (bytes missing)")
     assert second.endswith("(bytes missing)")
