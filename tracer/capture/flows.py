@@ -12,14 +12,14 @@ from typing import Final, NamedTuple
 
 from dissectors.events import Direction
 from tracer.capture import vsock
-from tracer.capture.link import ACK, ETHERNET, FAST, FAST_HEAD, FAST_SIZE, FIN, RST, SYN, Segment, segment
+from tracer.capture.link import ACK, ETHERNET, FAST, FAST_HEAD, FAST_SIZE, FIN, RST, SYN, Segment, located, segment
 from tracer.capture.packets import CARRIED_OVER, HOP_PORTS, Packet
 from tracer.capture.peers import Endpoint, client_of, read_comment, server_of, text_of
 from tracer.capture.streams import Piece, Stream
 
 __all__ = [
     "HOP_PORTS", "Direction", "Endpoint", "Flow", "FlowCarried", "FlowClosed", "FlowData", "FlowEvent", "FlowGap",
-    "FlowOpened", "FlowTable",
+    "FlowOpened", "FlowTable", "Place",
 ]  # fmt: skip
 
 CLOSED_FLOWS: Final = 4_096
@@ -108,6 +108,20 @@ class FlowClosed(NamedTuple):
     """True: not by a FIN."""
 
 
+class Place(NamedTuple):
+    """Where the payload of a packet lies."""
+
+    flow: Flow
+    direction: Direction
+    offset: int
+    """In the direction's bytes; below 0 what came before the first that was seen."""
+    header: int
+    """Where in the packet TCP's header begins."""
+    begin: int
+    """Where in the packet the payload begins."""
+    length: int
+
+
 FlowEvent = FlowOpened | FlowCarried | FlowData | FlowGap | FlowClosed
 
 
@@ -180,6 +194,18 @@ class FlowTable:
             self.passed_over[found] = self.passed_over.get(found, 0) + 1
             return []
         return self._segment(found, packet)
+
+    def place(self, packet: Packet) -> Place | None:
+        """Tell where the payload of a packet that was just fed lies in its flow; None: it is of none."""
+        found = located(packet.link_type, packet.data)
+        if isinstance(found, str):
+            return None
+        taken, header, begin = found
+        side = self._sides.get(taken.key)
+        if side is None:
+            return None
+        sequence = taken.sequence + 1 if taken.flags & SYN else taken.sequence
+        return Place(side.flow, side.direction, side.stream.place(sequence), header, begin, len(taken.payload))
 
     def finish(self, time_ns: int) -> list[FlowEvent]:
         """Tell that there are no more packets: what waited for earlier bytes is given out behind its gap. What is open

@@ -13,7 +13,15 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TextIO
 
 from protos.errors import PodwireError
-from tracer.cli.decode import Printer, add_output_options, make_printer, positive
+from tracer.cli.decode import (
+    Printer,
+    add_output_options,
+    load_registry,
+    make_filter,
+    make_printer,
+    positive,
+    say_errors,
+)
 from tracer.cli.talk import confirmed, say
 
 if TYPE_CHECKING:  # heavy: imported by run
@@ -162,6 +170,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.detach:
         _check_detach(args)
+    registry = load_registry(args)
+    filter = make_filter(args, registry)
     targets = discover.check_access(discover.find_targets(args.socket, existing=args.existing))
     if not args.force:
         targets, left_out = discover.without_those_a_pod_would_kill(targets)
@@ -199,8 +209,10 @@ def run(args: argparse.Namespace) -> int:
                 say(_how_to_go_on(live.session, capture))
                 return 0
             copy = CopyOut(ring, sys.stdout.fileno()) if args.w == "-" and ring is not None else None
-            shown = None if out is None else Shown(make_printer(args, out), out, args.calls)
+            wanted = None if filter is None else filter.wants
+            shown = None if out is None else Shown(make_printer(args, out, registry, wanted), out, args.calls)
             _follow(live, Decoder(), shown, copy)
+            say_errors(filter)
         if copy is not None:
             lost = copy.finish(_STDOUT_S)
             if lost:
@@ -267,13 +279,13 @@ class Shown:
     """Prints a live trace's updates, up to so many ended calls (0: all)."""
 
     def __init__(self, printer: Printer, out: TextIO, most_calls: int) -> None:
-        self._printer, self._out, self._left = printer, out, most_calls or -1
+        self._printer, self._out, self._most = printer, out, most_calls
         self.any_call = False
 
     @property
     def done(self) -> bool:
         """As many calls have ended as were asked for."""
-        return self._left == 0
+        return self._printer.shown == self._most > 0
 
     def show(self, updates: list[Update]) -> None:
         """Print what changed."""
@@ -282,7 +294,6 @@ class Shown:
                 return
             self._printer.update(update)
             self.any_call = self.any_call or update.kind == "opened"
-            self._left -= update.kind == "ended"
         self._out.flush()
 
     def tick(self) -> None:
