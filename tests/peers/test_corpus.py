@@ -59,9 +59,9 @@ def folder() -> Iterator[Path]:
 
 
 def decoded(capture: Path) -> list[dict[str, Any]]:
-    """All that podwire prints of a capture as JSON."""
+    """All that `podwire decode --json --show-secrets` prints of a capture."""
     lines: list[str] = []
-    decoder, printer = Decoder(), JsonPrinter(lines.append, REGISTRY, Renderer(REGISTRY))
+    decoder, printer = Decoder(), JsonPrinter(lines.append, REGISTRY, Renderer(REGISTRY, show_secrets=True))
     with open_capture(str(capture)) as packets:
         for packet in packets:
             for update in decoder.feed(packet):

@@ -15,8 +15,11 @@ COMMANDS = {
     "attach": "print the calls of a session that records in the background",
     "stop": "end a session; what is open goes on through its relay",
     "decode": "print the calls of a capture file",
+    "grep": "print the calls of a capture file that match an expression",
     "stuck": "list the calls without an answer, of a running trace or of a capture file",
+    "redact": "write a capture with its secrets masked",
     "doctor": "say what is here, what can be traced and what cannot; mend what a crash left",
+    "wireshark": "open a capture in Wireshark, ready; install dissector, schemas and profile there",
     "demo": "trace a bundled stand-in runtime; needs neither root nor containerd",
 }
 """Every subcommand, in the order of the help; each is a module of its name beside this one."""
