@@ -94,7 +94,7 @@ class Statistics:
     def __init__(self, registry: Registry, by: By = "") -> None:
         self._by = by
         self._summarizer = Summarizer(registry)
-        self._pods = _Pods(registry)
+        self._pods = PodNames(registry)
         self._groups: set[str] = set()
         self._figures: dict[tuple[str, str, str, str], Figures] = {}
 
@@ -137,11 +137,12 @@ class Statistics:
 _HOPS: Final = {hop: number for number, hop in enumerate(("cri", "task", "events", "agent", "nri"))}
 
 
-class _Pods:
+class PodNames:
     """Which pod an id is of, as CRI's calls tell it."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._summarizer = Summarizer(registry)
         self._names: dict[str, str] = {}
         self._sandboxes: dict[str, str] = {}
 
@@ -166,6 +167,16 @@ class _Pods:
             metadata = config.sandbox_config.metadata  # type: ignore[attr-defined]
             if metadata.name:
                 self._names.setdefault(config.pod_sandbox_id, f"{metadata.namespace}/{metadata.name}")  # type: ignore[attr-defined]
+
+    def has(self, pod: str) -> bool:
+        """Tell whether a pod of this name, or whose sandbox's id begins so, was told of."""
+        return pod in self._names.values() or any(sandbox.startswith(pod) for sandbox in self._names)
+
+    def is_of(self, call: Call, pod: str) -> bool:
+        """Tell whether a call is of that pod."""
+        identity = self._summarizer.summarize(call).id
+        sandbox = self._sandboxes.get(identity, identity)
+        return self._names.get(sandbox) == pod or (sandbox in self._names and sandbox.startswith(pod))
 
     def name(self, identity: str) -> str:
         """Return the pod that an id is of: its name, else its sandbox's id, else the id itself."""
