@@ -1,8 +1,8 @@
 """Write the .proto files of `protos/schemas/` from the interface facts: `python -m protos.generate`.
 
 A developer's tool, not in the wheel. In: the family files of `tests/facts/`. Out: one .proto a file of the facts, under
-its own path, and one a package of what only older versions define (`legacy/<package>.proto`). The files below
-`schemas/google/protobuf/` are written by hand and left alone. It refuses to know what the APIs mean.
+its own path, and one a package of what only older versions define (`legacy/<package>.proto`). The files of `BY_HAND`
+are left alone. It refuses to know what the APIs mean.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ BY_HAND = {
     "google/protobuf/field_mask.proto": ("FieldMask",),
     "google/protobuf/struct.proto": ("Struct", "Value", "ListValue", "NullValue"),
     "google/protobuf/timestamp.proto": ("Timestamp",),
+    "google/protobuf/wrappers.proto": (),
+    "google/rpc/error_details.proto": (),
 }
+"""Files that are written by hand, each with what legacy files may import it for."""
 
 Facts = dict[str, Any]
 
@@ -165,7 +168,7 @@ def main() -> None:
     texts = generate(root / "tests" / "facts")
     for path in schemas.rglob("*.proto"):
         name = path.relative_to(schemas).as_posix()
-        if name not in texts and not name.startswith("google/protobuf/"):
+        if name not in texts and name not in BY_HAND:
             path.unlink()
     for name, text in texts.items():
         target = schemas / name

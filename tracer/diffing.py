@@ -17,7 +17,7 @@ from typing import Any, Final
 from dissectors.render import Renderer
 from protos.registry import Registry
 from tracer.calls import Call
-from tracer.stats import Figures, Statistics
+from tracer.stats import HOPS, Figures, Statistics
 
 MAX_FIELDS: Final = 4_000
 MAX_VALUES: Final = 32
@@ -121,7 +121,7 @@ class Side:
 def differences(before: Side, after: Side) -> Iterator[Difference]:
     """Tell what is not the same, calls first."""
     old, new = before.figures(), after.figures()
-    methods = sorted(old.keys() | new.keys(), key=lambda method: (_HOPS.index(method[0]), method))
+    methods = sorted(old.keys() | new.keys(), key=lambda method: (HOPS.get(method[0], len(HOPS)), method))
     for method in methods:
         one, other = old.get(method, Figures()), new.get(method, Figures())
         if one.calls != other.calls:
@@ -135,9 +135,6 @@ def differences(before: Side, after: Side) -> Iterator[Difference]:
     for method in methods:
         if method in old and method in new:
             yield from _durations(method, old[method], new[method])
-
-
-_HOPS: Final = ("cri", "task", "events", "agent", "nri", "")
 
 
 def _fields(

@@ -18,7 +18,7 @@ SHIM_FOLDER = "/run/containerd/s"
 NRI_SOCKET = "/run/nri/nri.sock"
 """The default of containerd and CRI-O, whichever runs."""
 
-HOPS = ("cri", "task", "events", "agent", "nri")
+HOPS = ("cri", "task", "events", "agent", "nri", "other")
 
 
 def default_sockets() -> list[tuple[str, str]]:

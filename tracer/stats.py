@@ -115,7 +115,7 @@ class Statistics:
             into = merged.setdefault((name, *method), Figures())  # type: ignore[arg-type] # three of them
             into.merge(figures)
         rows = [Row(*key, figures) for key, figures in merged.items()]
-        return sorted(rows, key=lambda row: (row.group, _HOPS.get(row.hop, len(_HOPS)), row.service, row.method))
+        return sorted(rows, key=lambda row: (row.group, HOPS.get(row.hop, len(HOPS)), row.service, row.method))
 
     def _group(self, call: Call) -> str:
         if self._by == "peer":
@@ -134,7 +134,7 @@ class Statistics:
         return group
 
 
-_HOPS: Final = {hop: number for number, hop in enumerate(("cri", "task", "events", "agent", "nri"))}
+HOPS: Final = {hop: number for number, hop in enumerate(("cri", "task", "events", "agent", "nri"))}
 
 
 class PodNames:

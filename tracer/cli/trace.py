@@ -87,7 +87,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="HOP=PATH",
         action="append",
         default=[],
-        help="trace this socket (hops cri, events, nri) or folder of sockets (task, agent) instead of the usual ones",
+        help="trace this socket (hops cri, events, nri, other) or folder of sockets (task, agent), not the usual ones",
     )
     parser.add_argument("--existing", action="store_true", help="trace shims that run already, too")
     parser.add_argument("--force", action="store_true", help="exchange a socket although SELinux refuses its label")

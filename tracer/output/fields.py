@@ -296,6 +296,21 @@ FIELDS: dict[str, dict[str, str]] = {
     "nri.pkg.api.v1alpha1.HostFunctions": {"Log": "level msg"},
 }
 
+STREAMED: dict[str, dict[str, str]] = {
+    "containerd.services.content.v1.Content": {
+        "Read": "digest:digest offset size → offset:always data=data:bytes",
+        "Write": "action ref offset:always data=data:bytes total expected:digest → action offset:always digest:digest",
+        "List": "filters:words → contents=info:count",
+    },
+    "containerd.services.events.v1.Events": {"Subscribe": "filters:words → "},
+    "containerd.services.snapshots.v1.Snapshots": {"List": "snapshotter filters:words → snapshots=info:count"},
+    "containerd.services.containers.v1.Containers": {"ListStream": "filters:words → container.id:id"},
+    "containerd.services.streaming.v1.Streaming": {"Stream": "type_url value:bytes → type_url value:bytes"},
+    "runtime.v1.RuntimeService": {"GetContainerEvents": "→ container_event_type"},
+}
+"""The same of each message of a stream, which has a line of its own when it comes. Without an entry that says its size.
+"""
+
 EVENT_FIELDS: dict[str, str] = {
     "containerd.events.TaskCreate": "pid",
     "containerd.events.TaskStart": "pid",
@@ -307,8 +322,22 @@ EVENT_FIELDS: dict[str, str] = {
     "containerd.events.TaskPaused": "",
     "containerd.events.TaskResumed": "",
     "containerd.events.TaskCheckpointed": "checkpoint",
+    "containerd.events.ContainerCreate": "id:id image",
+    "containerd.events.ContainerUpdate": "id:id image",
+    "containerd.events.ContainerDelete": "id:id",
+    "containerd.events.SnapshotPrepare": "key:id parent:digest",
+    "containerd.events.SnapshotCommit": "key:id name:digest",
+    "containerd.events.SnapshotRemove": "key:id",
+    "containerd.services.images.v1.ImageCreate": "name",
+    "containerd.services.images.v1.ImageUpdate": "name",
+    "containerd.services.images.v1.ImageDelete": "name",
+    "containerd.events.ContentCreate": "digest:digest size",
+    "containerd.events.ContentDelete": "digest:digest",
+    "containerd.events.NamespaceCreate": "name",
+    "containerd.events.NamespaceUpdate": "name",
+    "containerd.events.NamespaceDelete": "name",
 }
-"""Events that a shim forwards; their line is about the event, the call is only its carrier."""
+"""Events, as a shim forwards them and as containerd tells them: what a line says of them."""
 
 EVENT_CARRIERS = frozenset({"containerd.services.events.ttrpc.v1.Events", "containerd.services.events.v1.Events"})
 """Services whose Forward carries an Envelope with an event in it."""

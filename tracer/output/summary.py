@@ -18,17 +18,23 @@ from protos.registry import Parsed, Registry
 from tracer.calls import Call, Message
 from tracer.output.codes import exit_reason, signal_name
 from tracer.output.escape import escape
-from tracer.output.fields import EVENT_CARRIERS, EVENT_FIELDS, EVENT_ID_PATHS, FIELDS, ID_PATHS
+from tracer.output.fields import EVENT_CARRIERS, EVENT_FIELDS, EVENT_ID_PATHS, FIELDS, ID_PATHS, STREAMED
 from tracer.output.units import quantity, short_id, size
 
 MAX_TEXT = 64
 """Characters of one field on a line; `-v` has them all."""
+
+MAX_FIRST = 4
+"""Fields on a line of a message that the table does not know."""
 
 KEPT = 256
 """What was read of so many messages of a method's side is kept: half of all are the very bytes of one before (polling,
 empty answers)."""
 KEPT_LENGTH = 512
 """Bytes of a message so kept, at most."""
+
+ENVELOPES = frozenset({"containerd.types.Envelope", "containerd.services.events.v1.Envelope"})
+"""Messages that are events in an envelope."""
 
 _PLAIN_SERVICES = ("runtime.v1.", "containerd.task.", "containerd.services.events.ttrpc.", "grpc.AgentService", "nri.")
 """Services whose methods need no name in front on their hop."""
@@ -72,6 +78,8 @@ class _Plan(NamedTuple):
     streaming: bool
     carries_event: bool
     known: bool
+    streamed: tuple[_Side, ...] = ()
+    """Of a stream: what to read of each message, by direction."""
 
 
 class Summarizer:
@@ -104,6 +112,34 @@ class Summarizer:
             found = _stream_text(call) if call.response_count else ""
         return _new(Summary, (plan.name, identity, wanted, found))
 
+    def streamed(self, call: Call, message: Message) -> Summary | None:
+        """Say what a message of a stream says, in `request` or `response`; None if `call` is no stream.
+
+        A method that no schema has is one once a side has said two things.
+        """
+        plan = self._plans.get((call.service, call.method))
+        if plan is None:
+            plan = self._plans[call.service, call.method] = self._plan(call.service, call.method)
+        if plan.streamed:
+            side = plan.streamed[message.direction]
+            if side.type in ENVELOPES and message.payload is not None:
+                identity, text = self._envelope(side.type, message.payload)
+            else:
+                text, identity = self._read(side, message)
+            text = text or size(message.length)
+        elif not plan.known and _said_twice(call, message):
+            text, identity = size(message.length), ""
+        else:
+            return None
+        return Summary(plan.name, identity, *(("", text) if message.direction else (text, "")))
+
+    def _envelope(self, type_name: str, payload: bytes) -> tuple[str, str]:
+        parsed = self._registry.parse(type_name, payload)
+        if parsed.message is None:
+            return "", f"(does not parse: {escape(parsed.error)})"
+        summary = self._enveloped(parsed.message, "")
+        return summary.id, f"{summary.method} {summary.request}".strip()
+
     def _read(self, side: _Side, message: Message) -> tuple[str, str]:
         """Return what the line shows of a message, and the id in it; both escaped."""
         payload = message.payload
@@ -130,8 +166,11 @@ class Summarizer:
         parsed = self._registry.parse(plan.request.type, request.payload)
         if parsed.message is None:
             return Summary(plan.name, "", f"(does not parse: {escape(parsed.error)})", "")
-        envelope: Any = parsed.message.envelope  # type: ignore[attr-defined] # made at run time from the schema
-        topic = escape(envelope.topic) or plan.name
+        envelope = parsed.message.envelope  # type: ignore[attr-defined] # made at run time from the schema
+        return self._enveloped(envelope, plan.name)
+
+    def _enveloped(self, envelope: Any, name: str) -> Summary:  # noqa: ANN401 # see Descriptor
+        topic = escape(envelope.topic) or name
         event = self._parse_any(envelope.event)
         if event is None or event.message is None:
             return Summary(topic, "", escape(envelope.event.type_url), "")
@@ -159,6 +198,8 @@ class Summarizer:
         source = self._registry.message_class(found.input_type).DESCRIPTOR
         target = self._registry.message_class(found.output_type).DESCRIPTOR
         request, _, response = FIELDS.get(service, {}).get(method, "").partition("→")
+        if method not in FIELDS.get(service, {}):  # a service of the user's own
+            request, response = _first_fields(source), _first_fields(target)
         paths = ID_PATHS.get(service, ())
         carries_event = service in EVENT_CARRIERS and method == "Forward"
         asks = _Side(
@@ -167,13 +208,21 @@ class Summarizer:
         answers = _Side(
             found.output_type, _items(response, target), _id_getters(paths, target), self._mask(response, target), {}
         )
+        streaming = found.client_streaming or found.server_streaming
+        each, _, back = STREAMED.get(service, {}).get(method, "").partition("→")
         return _Plan(
             name,
             asks if asks.items or asks.ids or carries_event else None,
             answers if (answers.items or answers.ids) and not found.server_streaming else None,
-            found.client_streaming or found.server_streaming,
+            streaming,
             carries_event,
             True,
+            (
+                asks._replace(items=_items(each, source), mask=self._mask(each, source), known={}),
+                answers._replace(items=_items(back, target), mask=self._mask(back, target), known={}),
+            )
+            if streaming
+            else (),
         )
 
     def _mask(self, specification: str, descriptor: Descriptor) -> Callable[[str, bytes], bytes] | None:
@@ -207,6 +256,11 @@ def _first_two(messages: list[Message]) -> tuple[Message | None, Message | None]
         if request is not None and response is not None:
             break
     return request, response
+
+
+def _said_twice(call: Call, message: Message) -> bool:
+    said = call.response_count if message.direction else call.message_count - call.response_count
+    return said > 1
 
 
 def _stream_text(call: Call) -> str:
@@ -244,6 +298,12 @@ def _identity(ids: tuple[Callable[[Any], Any], ...], body: Any) -> str:  # noqa:
 def _items(specification: str, descriptor: Descriptor) -> tuple[Item, ...]:
     items = (_item(word, descriptor) for word in specification.split())
     return tuple(item for item in items if item is not None)
+
+
+def _first_fields(descriptor: Descriptor) -> str:
+    """Items for a message that the table does not know: its first fields that fit on a line."""
+    plain = [each.name for each in descriptor.fields if not each.is_repeated and each.message_type is None]
+    return " ".join(f"{name}={name}" for name in plain[:MAX_FIRST])
 
 
 def parse_item(word: str) -> tuple[str | None, list[str], str]:

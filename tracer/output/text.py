@@ -12,7 +12,7 @@ from typing import Protocol
 
 from dissectors.events import Direction
 from dissectors.masking import EVIDENCE
-from tracer.calls import Call, CallUpdate, Finding, State, Update
+from tracer.calls import Call, CallUpdate, Finding, Message, State, Update
 from tracer.output import look
 from tracer.output.codes import reset_name, status_name
 from tracer.output.escape import escape
@@ -71,7 +71,7 @@ class TextPrinter:
             self._advance(update.time_ns)
             self._finding(update)  # type: ignore[arg-type] # told by its type
             return
-        kind, time_ns, call, _ = update
+        kind, time_ns, call, message = update
         if time_ns > self._now_ns:
             self._advance(time_ns)
         if kind == "ended":
@@ -80,6 +80,8 @@ class TextPrinter:
         elif kind == "opened":
             self._young.append(call)
             self._open[call.number] = call
+        elif message is not None:
+            self._streamed(call, message)
 
     def _advance(self, time_ns: int) -> None:
         if time_ns > self._now_ns:
@@ -164,6 +166,19 @@ class TextPrinter:
             extra.append("(bytes missing)")
         self._line(call, sign, status, (call.end_ns or call.start_ns) - call.start_ns, extra)
         self._detail(call)
+
+    def _streamed(self, call: Call, message: Message) -> None:
+        """Print a message of a stream as it comes: its place in the stream, and how long after its start."""
+        summary = self._summarizer.streamed(call, message)
+        if summary is None or (self._wanted is not None and not self._wanted(call, message.time_ns)):
+            return
+        place = f"#{message.number}"
+        arrow, text = ("←", summary.response) if message.direction else ("→", summary.request)
+        line = (
+            f"{self._clock.text(message.time_ns)} {look.MESSAGE} {call.hop:<6} {short_id(summary.id):<13} "
+            f"{summary.method:<20} {place:<9} {duration(message.time_ns - call.start_ns):>9}  {arrow} {text}"
+        )
+        self._write(self._look.line(look.MESSAGE, line))
 
     def _line(
         self, call: Call, sign: str, status: str, length_ns: int, extra: list[str], *, answered: bool = True

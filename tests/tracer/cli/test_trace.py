@@ -291,7 +291,9 @@ def test_a_socket_that_is_none(folder: Path) -> None:
 
 
 def test_a_hop_that_is_none(folder: Path) -> None:
-    assert "is not HOP=PATH, with HOP one of cri, task, events, agent, nri" in mistake("--socket", f"crio={folder}/x")
+    assert "is not HOP=PATH, with HOP one of cri, task, events, agent, nri, other" in mistake(
+        "--socket", f"crio={folder}/x"
+    )
 
 
 def test_no_runtime_at_all() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protos.registry import Registry
-from tracer.output.fields import EVENT_FIELDS, EVENT_ID_PATHS, EXPECTED_FAILURES, FIELDS, ID_PATHS
+from tracer.output.fields import EVENT_FIELDS, EVENT_ID_PATHS, EXPECTED_FAILURES, FIELDS, ID_PATHS, STREAMED
 from tracer.output.summary import _FORMS, parse_item, resolve
 from tracer.waiting import WAITING
 
@@ -53,10 +53,24 @@ def test_every_method_of_the_table_exists_in_one_of_its_services(registry: Regis
             assert any(registry.method(each, method) for each in both), (service, method)
 
 
+STREAMS = [(service, method, text) for service, methods in STREAMED.items() for method, text in methods.items()]
+
+
+@pytest.mark.parametrize(("service", "method", "text"), STREAMS)
+def test_every_field_of_a_stream_exists(registry: Registry, service: str, method: str, text: str) -> None:
+    found = registry.method(service, method)
+    assert found is not None
+    assert found.client_streaming or found.server_streaming
+    for name, words in zip((found.input_type, found.output_type), text.split("→"), strict=True):
+        for word in words.split():
+            for path in parse_item(word)[1]:
+                assert resolve(path, registry.message_class(name).DESCRIPTOR) is not None, (name, path)
+
+
 @pytest.mark.parametrize(("name", "text"), EVENT_FIELDS.items())
 def test_every_field_of_an_event_exists(registry: Registry, name: str, text: str) -> None:
     descriptor = registry.message_class(name).DESCRIPTOR
-    assert any(resolve(path, descriptor) for path in EVENT_ID_PATHS)
+    assert any(resolve(path, descriptor) for path in EVENT_ID_PATHS) == name.startswith("containerd.events.Task")
     for word in text.split():
         for path in parse_item(word)[1]:
             assert resolve(path, descriptor) is not None

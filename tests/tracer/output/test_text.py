@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -93,6 +93,49 @@ def test_a_call_that_was_open_before_the_capture_says_so(printed: Printed) -> No
     printed.at(0, opened(1, "Version")._replace(seen=False))
     printed.at(1, ended(1))
     assert printed.page[-1].endswith("(begun before the capture)")
+
+
+def test_each_message_of_a_stream_has_a_line_when_it_comes(printed: Printed, make: Make, registry: Registry) -> None:
+    events = "containerd.services.events.v1.Events"
+    started = make("containerd.events.TaskStart", {"container_id": POD, "pid": 7})
+    event = registry.message_class("google.protobuf.Any")(type_url="containerd.events.TaskStart", value=started)  # type: ignore[call-arg]
+    of_type = registry.message_class("containerd.types.Envelope")
+    envelope = of_type(topic="/tasks/start", event=event).SerializeToString()  # type: ignore[call-arg]
+    printed.at(0, opened(1, "Subscribe", events), message(1, REQUEST, b""))
+    assert printed.page == ["14:58:01.000000 · cri                  Events/Subscribe     #1              0µs  → 0 B"]
+    printed.at(2, message(1, RESPONSE, envelope))
+    assert printed.page[1:] == [
+        "14:58:01.002000 · cri    9f57c2b6405e1 Events/Subscribe     #2          2.000ms  ← /tasks/start pid 7"
+    ]
+    printed.at(3, ended(1))
+    assert len(printed.page) == 3
+
+
+def test_a_stream_that_goes_both_ways_is_told_apart(printed: Printed, make: Make) -> None:
+    content = "containerd.services.content.v1.Content"
+    piece = make(
+        "containerd.services.content.v1.WriteContentRequest", {"action": "WRITE", "ref": "layer", "data": "AAAA"}
+    )
+    done = make("containerd.services.content.v1.WriteContentResponse", {"action": "WRITE", "offset": "3"})
+    printed.at(0, opened(1, "Write", content), message(1, REQUEST, piece))
+    printed.at(1, message(1, RESPONSE, done))
+    assert [line[60:] for line in printed.page] == [
+        "#1              0µs  → WRITE layer offset 0 data 3 B",
+        "#2          1.000ms  ← WRITE offset 3",
+    ]
+
+
+def test_a_method_that_no_schema_has_is_a_stream_once_a_side_has_said_two_things(printed: Printed) -> None:
+    printed.at(0, opened(1, "Watch", "x.Y"), message(1, REQUEST, b"a"))
+    printed.at(1, message(1, RESPONSE, b"bb"))
+    assert printed.page == []
+    printed.at(2, message(1, RESPONSE, b"ccc"))
+    assert printed.page == ["14:58:01.002000 · cri                  Y/Watch              #3          2.000ms  ← 3 B"]
+
+
+def test_a_message_of_a_stream_that_does_not_parse_says_so(printed: Printed) -> None:
+    printed.at(0, opened(1, "GetContainerEvents"), message(1, RESPONSE, b"\xff"))
+    assert "← (does not parse: " in printed.page[0]
 
 
 @pytest.mark.parametrize(
@@ -240,7 +283,7 @@ def test_each_method_shows_the_fields_that_matter(
 ) -> None:
     printed.at(0, opened(1, method, service), message(1, REQUEST, make(request_type, asked)))
     printed.at(1, message(1, RESPONSE, make(response_type, answered)), ended(1))
-    assert [shown[9:] for shown in printed.page.without_time()] == [line]
+    assert [shown[9:] for shown in printed.page.without_time() if shown[0] != "·"] == [line]
 
 
 def test_a_forwarded_event_is_shown_as_the_event_that_it_is(printed: Printed, registry: Registry, make: Make) -> None:
@@ -348,7 +391,8 @@ def test_dropped_messages_and_gaps_are_said(printed: Printed) -> None:
     printed.at(1, *[message(1, RESPONSE, b"") for _ in range(100)])
     printed.tracker.gap(FLOW)
     printed.at(2, ended(1), ended(3))
-    first, second = printed.page.without_time()
+    *messages, first, second = printed.page.without_time()
+    assert len(messages) == 100
     assert first.startswith("≠")
     assert first.endswith("→ 100 messages, 0 B (36 messages of the middle not kept) (bytes missing)")
     assert second.endswith("(bytes missing)")
@@ -414,6 +458,23 @@ def test_verbose_shows_everything_that_the_line_leaves_out(registry: Registry, m
         '        runtime_handler: "kata"',
         "    response +2.000ms 0 B runtime.v1.RunPodSandboxResponse (lost in a gap)",
         "    status INTERNAL boom",
+    ]
+
+
+def test_the_details_of_a_rich_error_are_shown(registry: Registry) -> None:
+    info = registry.message_class("google.rpc.ErrorInfo")(reason="QUOTA", domain="registry.example")
+    status = registry.message_class("google.rpc.Status")(code=8, message="slow down")
+    details: Any = status.details  # type: ignore[attr-defined] # made at run time from the schema
+    details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=info.SerializeToString())
+    printed = Printed(registry, verbose=True)
+    printed.at(0, opened(1))
+    printed.at(1, ended(1, 8, "slow down", status.SerializeToString()))
+    assert printed.page[-5:] == [
+        '        message: "slow down"',
+        "        details:",
+        '          - @type: "type.googleapis.com/google.rpc.ErrorInfo"',
+        '            reason: "QUOTA"',
+        '            domain: "registry.example"',
     ]
 
 
