@@ -19,6 +19,7 @@ COMMANDS = {
     "stuck": "list the calls without an answer, of a running trace or of a capture file",
     "redact": "write a capture with its secrets masked",
     "doctor": "say what is here, what can be traced and what cannot; mend what a crash left",
+    "export": "write a part of a capture, or in another form: pcapng, pcap, text, JSON, HAR",
     "verify": "compare podwire's reading of a capture with tshark's",
     "wireshark": "open a capture in Wireshark, ready; install dissector, schemas and profile there",
     "demo": "trace a bundled stand-in runtime; needs neither root nor containerd",
