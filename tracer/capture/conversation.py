@@ -9,7 +9,7 @@ Sequence numbers start at 0, so a byte's number is its place in the stream plus 
 The first packet of a conversation (its SYN) has a comment, one JSON object:
 
     podwire     1, the version of this object. A conversation that has it is in order: a jump in it is a gap.
-    hop         cri, task, events, agent or nri
+    hop         cri, task, events, agent, nri or other
     socket      path of the socket
     connection  number of the connection, unique in the file
     client      who connected, as far as it is known: any of

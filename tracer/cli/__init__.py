@@ -17,6 +17,8 @@ COMMANDS = {
     "decode": "print the calls of a capture file",
     "grep": "print the calls of a capture file that match an expression",
     "stuck": "list the calls without an answer, of a running trace or of a capture file",
+    "stats": "count calls by hop and method: errors, durations, bytes",
+    "diff": "compare two captures, or two pods: calls, fields of requests, durations",
     "redact": "write a capture with its secrets masked",
     "doctor": "say what is here, what can be traced and what cannot; mend what a crash left",
     "export": "write a part of a capture, or in another form: pcapng, pcap, text, JSON, HAR",

@@ -101,6 +101,7 @@ class Summarizer:
             return self._event(call, plan)
         if not plan.known:
             sizes = size(call.request_bytes) if call.message_count else ""
+            sizes = f"{sizes} (no schema)".lstrip() if call.service else sizes
             return Summary(plan.name, "", sizes, size(call.response_bytes) if call.response_count else "")
         wanted = found = identity = ""
         request, response = _first_two(call.messages)
