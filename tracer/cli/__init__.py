@@ -23,6 +23,7 @@ COMMANDS = {
     "diff": "compare two captures, or two pods: calls, fields of requests, durations",
     "redact": "write a capture with its secrets masked",
     "doctor": "say what is here, what can be traced and what cannot; mend what a crash left",
+    "export": "write a part of a capture, or in another form: pcapng, pcap, text, JSON, HAR",
     "verify": "compare podwire's reading of a capture with tshark's",
     "wireshark": "open a capture in Wireshark, ready; install dissector, schemas and profile there",
     "demo": "trace a bundled stand-in runtime; needs neither root nor containerd",

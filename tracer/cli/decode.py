@@ -76,6 +76,9 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--text", action="store_true", help="one line a call (the default)")
     form.add_argument("--json", action="store_true", help="one JSON object a call (docs/json.md)")
+    parser.add_argument(
+        "--messages", action="store_true", help="JSON: one object a message of a stream too, as it comes"
+    )
     parser.add_argument("-v", dest="verbose", action="count", default=0, help="text: the whole messages too")
     add_filter_option(parser)
     parser.add_argument("--utc", action="store_true", help="text: times in UTC, not local")
@@ -179,7 +182,7 @@ def make_printer(
         from tracer.output.jsonlines import JsonPrinter
 
         renderer = Renderer(registry, show_secrets=args.show_secrets)
-        return Correlated(correlate, JsonPrinter(stdout.write, registry, renderer, wanted))
+        return Correlated(correlate, JsonPrinter(stdout.write, registry, renderer, wanted, messages=args.messages))
     from tracer.output.look import Look
     from tracer.output.summary import Summarizer
     from tracer.output.text import TextPrinter
