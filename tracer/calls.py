@@ -23,6 +23,7 @@ from dissectors.events import (
     Skipped,
     Status,
 )
+from tracer.capture.bundle import Bundle
 from tracer.capture.flows import Flow
 
 KEPT_MESSAGES = 64
@@ -105,6 +106,8 @@ class Call:
     note: str = ""
     """What its state does not say: how it ended, or that its client is gone."""
     kept_bytes: int = 0
+    bundles: tuple[Bundle, ...] = ()
+    """Folders that it named, as they were then."""
 
     def __init__(self, number: int, flow: Flow, protocol: str, start_ns: int, opened: CallOpened) -> None:
         self.number = number

@@ -51,6 +51,8 @@ class Options:
     force: bool = False
     ring: Ring | None = None
     """The capture is a row of files."""
+    bundles: bool = True
+    """Read the bundles that calls name, and keep them in the capture."""
 
 
 @dataclass(slots=True, eq=False, repr=False)  # its method is a signal handler, which `signal` looks up and prints
@@ -91,7 +93,7 @@ class Live:
             make_runtime_folder(folder)
         except OSError as error:
             raise PodwireError(f"{folder}: {error.strerror}") from error
-        limits, ring = self.options.limits, self.options.ring
+        limits, ring, bundles = self.options.limits, self.options.ring, self.options.bundles
         first = self.capture if ring is None else ring.name(1)
         with locked(folder):
             self._mend()
@@ -100,7 +102,7 @@ class Live:
             fd = create_capture(first)
 
             def record(shared: Shared, link: socket.socket) -> None:
-                Recorder(fd, limits, link, ring).run(shared)
+                Recorder(fd, limits, link, ring, bundles=bundles).run(shared)
 
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 self._handlers[number] = signal.signal(number, self._signalled)

@@ -89,6 +89,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=[],
         help="trace this socket (hops cri, events, nri, other) or folder of sockets (task, agent), not the usual ones",
     )
+    parser.add_argument(
+        "--no-bundle",
+        action="store_true",
+        help="do not read the folders of containers that calls name into the capture",
+    )
     parser.add_argument("--existing", action="store_true", help="trace shims that run already, too")
     parser.add_argument("--force", action="store_true", help="exchange a socket although SELinux refuses its label")
     parser.add_argument(
@@ -172,7 +177,9 @@ def run(args: argparse.Namespace) -> int:
     ring = make_ring(args, capture)
     most = int(stops.get("filesize", 0) * 1000)
     floor = args.min_free or (FOREGROUND if ring is None else background())
-    options = Options(targets, Limits(args.c, most, floor), stops.get("duration", 0.0), args.force, ring)
+    options = Options(
+        targets, Limits(args.c, most, floor), stops.get("duration", 0.0), args.force, ring, not args.no_bundle
+    )
     out = None if args.w == "-" and not args.P else (sys.stderr if args.w == "-" else sys.stdout)
     live = Live(options, capture, say, {})
     for target in targets:
@@ -182,6 +189,8 @@ def run(args: argparse.Namespace) -> int:
         else:
             say(f"{target.hop} {path}: {_shims(target)}")
     detached = False
+    if named:
+        say(f"{args.w} will hold environment, credentials and command lines (podwire redact masks them in a copy)")
     try:
         live.start()
         with closing(live):
