@@ -38,8 +38,9 @@ bench: $(VENV)/.dev    ## ratios to a peer, each kind in one run
 	$(BIN)/python -m tests.bench decode
 	$(BIN)/python -m tests.bench relay
 
-fuzz: $(VENV)/.dev    ## a minute of mutated connections through the dissectors
+fuzz: $(VENV)/.dev    ## a minute of mutated connections through the dissectors, 10,000 through the Lua one
 	$(BIN)/python -m tests.fuzz.fuzz 60
+	$(BIN)/python -m tests.fuzz.wireshark 20
 
 clean:    ## what was built
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis protos/descriptors.binpb

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from dissectors import http2, nri_mux, ttrpc
+from dissectors import http2, hvsock, nri_mux, ttrpc
 from dissectors.events import Direction
 from dissectors.grpc_headers import read_request, read_response
 from dissectors.grpc_messages import PREFIX_SIZE, Assembler, Message, decompress
@@ -75,6 +75,8 @@ def open_redactor(protocol: str, messages: Messages) -> Connection | None:
         return _Grpc(messages)
     if protocol == "ttrpc":
         return _Ttrpc(messages)
+    if protocol == "hvsock":
+        return _Hvsock(messages)
     return _Nri(messages) if protocol == "nri" else None
 
 
@@ -138,6 +140,58 @@ def _mask_pair(data: bytearray, start: int, end: int) -> None:
     for number, at, stop in spans:
         if number == 2 and is_secret_name(key.decode("utf-8", "replace")):
             data[at:stop] = b"*" * (stop - at)
+
+
+class _Hvsock:
+    """Both directions of a connection to a port of a guest: first lines, then the agent's ttrpc. Other ports, the log
+    among them, have bytes of any kind: nothing of them is kept."""
+
+    def __init__(self, messages: Messages) -> None:
+        self._messages = messages
+        self._heads = [b"", b""]
+        self._starts = (0, 0)
+        self._inner: _Ttrpc | None = None
+        self._begun = False
+        """It is known what the port speaks."""
+        self._waiting: tuple[list[Kept], list[Kept]] = ([], [])
+        """By direction, told with its next bytes."""
+
+    def feed(self, direction: Direction, data: bytes) -> list[Kept]:
+        if self._begun:
+            kept = [] if self._inner is None else self._moved(direction, self._inner.feed(direction, data))
+            return self._told(direction) + kept
+        self._heads[direction] += data
+        lines = hvsock.first_lines(*self._heads)
+        if lines is not None:
+            self._begin(lines)
+        return self._told(direction)
+
+    def lost(self, direction: Direction, count: int) -> list[Kept]:
+        if not self._begun:
+            lines = hvsock.first_lines(*self._heads, whole=True)
+            assert lines is not None  # there is no more to wait for
+            self._begin(lines._replace(ends=(lines.ends[0], len(self._heads[1]))))
+        kept = [] if self._inner is None else self._moved(direction, self._inner.lost(direction, count))
+        return self._told(direction) + kept
+
+    def _begin(self, lines: hvsock.FirstLines) -> None:
+        self._begun, self._starts = True, lines.ends
+        if lines.speaks == "ttrpc":
+            self._inner = _Ttrpc(self._messages)
+        for direction, head in zip(Direction, self._heads, strict=True):
+            end = lines.ends[direction]
+            self._waiting[direction].append(Kept(0, end, None))
+            if self._inner is not None:
+                self._waiting[direction].extend(self._moved(direction, self._inner.feed(direction, head[end:])))
+        self._heads = [b"", b""]
+
+    def _told(self, direction: Direction) -> list[Kept]:
+        waiting = self._waiting[direction][:]
+        self._waiting[direction].clear()
+        return waiting
+
+    def _moved(self, direction: Direction, kept: list[Kept]) -> list[Kept]:
+        return [each._replace(offset=each.offset + self._starts[direction]) for each in kept]
 
 
 class _Nri:

@@ -242,6 +242,16 @@ def test_guesses_that_nest_without_end_or_fan_out_are_bounded() -> None:
     guess: Any = RENDERER.guess_json(b"\x0a" + varint_bytes(len(wide)) + wide)
     assert len(guess[0]["message"]) == 1001
     assert guess[0]["message"][-1] == {"omitted": 7000}
+    both: Any = RENDERER.guess_json((b"\x0a" + varint_bytes(len(wide)) + wide) * 12)
+    assert json.dumps(both).count('"field"') == 10_000
+
+
+def test_a_message_that_begins_like_text_is_no_text() -> None:
+    inner = field(1, b"a" * 32)  # a line end, a blank, letters
+    (guess,) = RENDERER.guess_json(field(1, inner))
+    assert guess["message"][0]["text"] == "a" * 32  # type: ignore[index,call-overload] # a dict
+    (guess,) = RENDERER.guess_json(field(1, b"\n\ttext\n"))
+    assert guess["text"] == "\n\ttext\n"  # type: ignore[index,call-overload] # a dict
 
 
 def varint(number: int, value: int) -> dict[str, Any]:

@@ -170,6 +170,24 @@ def test_a_plugins_connection_is_redacted_in_its_channels(tmp_path: Path) -> Non
     assert call["messages"][0]["body"]["container"]["env"] == ["WORD=" + "*" * len(SECRET)]
 
 
+def test_an_agents_calls_behind_the_first_lines_are_redacted_and_a_log_is_blanked(tmp_path: Path) -> None:
+    request: Any = REGISTRY.message_class("grpc.CopyFileRequest")(path="/run/x", data=SECRET)
+    frame = build_frame(1, 1, 0, build_request("grpc.AgentService", "CopyFile", request.SerializeToString()))
+    written = Written()
+    for connection, port in ((1, b"1024"), (2, b"1025")):
+        written.open(connection, "agent", "/run/vc/vm/x/clh.sock")
+        written.send(connection, 0, b"CONNECT " + port + b"\n", 0)
+        written.send(connection, 1, b"OK 1073741824\n" + (b"" if connection == 1 else SECRET + b"\n"), 1)
+    written.send(1, 0, frame, 2)
+    data, account = redacted(written.save(tmp_path / "in.pcapng", 9))
+    assert SECRET not in data
+    assert (account.masked, account.unreadable) == (1, 0)
+    assert account.blanked == {"connection 2, from the server": len(SECRET) + 1, "connection 2, from the client": 13}
+    (tmp_path / "out.pcapng").write_bytes(data)
+    calls = [each for each in decoded(tmp_path / "out.pcapng", "--show-secrets") if each["kind"] == "call"]
+    assert calls[0]["messages"][0]["body"] == {"path": "/run/x", "data": "KioqKioqKioqKioqKioqKioqKg=="}
+
+
 def test_what_a_gap_makes_unreadable_is_blanked_and_said_and_the_rest_goes_on(tmp_path: Path) -> None:
     written = Written()
     written.open(1)

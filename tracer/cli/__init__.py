@@ -21,6 +21,7 @@ COMMANDS = {
     "diff": "compare two captures, or two pods: calls, fields of requests, durations",
     "redact": "write a capture with its secrets masked",
     "doctor": "say what is here, what can be traced and what cannot; mend what a crash left",
+    "wireshark": "open a capture in Wireshark, ready; install dissector, schemas and profile there",
     "demo": "trace a bundled stand-in runtime; needs neither root nor containerd",
 }
 """Every subcommand, in the order of the help; each is a module of its name beside this one."""

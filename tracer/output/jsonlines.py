@@ -154,6 +154,8 @@ class JsonPrinter:
             shown["call"] = finding.call.number
         if finding.fatal:
             shown["fatal"] = True
+        if finding.text:
+            shown["text"] = finding.text
         text = self._encode(shown)
         if finding.flow is None:
             return text

@@ -9,10 +9,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from google.protobuf.descriptor import FieldDescriptor
 
+from dissectors.json_value import PROCESS_URL, parse_json
 from dissectors.masking import Masker
 from protos.registry import Parsed, Registry
 from tracer.calls import Call, Message
@@ -335,6 +336,8 @@ def _one(label: str | None, get: Callable[[Any], Any], field: FieldDescriptor, f
         )
     if form == "set":
         return lambda message: f"{label} {names}" if (names := _set_fields(get(message))) else ""
+    if form == "args":
+        return lambda message: _args(get(message))
     numeric = field.cpp_type not in (FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_MESSAGE)
     if field.enum_type is not None:
         names = {value.number: value.name for value in field.enum_type.values}
@@ -349,6 +352,16 @@ def _one(label: str | None, get: Callable[[Any], Any], field: FieldDescriptor, f
     if form == "always":
         return lambda message: before + shown(get(message))
     return lambda message: before + shown(value) if (value := get(message)) else ""
+
+
+def _args(packed: Any) -> str:  # noqa: ANN401 # an Any of a private pool
+    if packed.type_url != PROCESS_URL:
+        return ""
+    try:
+        args = cast("dict[str, Any]", parse_json(packed.value)).get("args")
+    except (ValueError, AttributeError):
+        return ""
+    return _words(args) if isinstance(args, list) else ""
 
 
 def _set_fields(message: Any) -> str:  # noqa: ANN401 # see Descriptor

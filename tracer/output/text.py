@@ -16,9 +16,9 @@ from tracer.calls import Call, CallUpdate, Finding, Message, State, Update
 from tracer.output import look
 from tracer.output.codes import reset_name, status_name
 from tracer.output.escape import escape
-from tracer.output.fields import EXPECTED_FAILURES
+from tracer.output.fields import EXPECTED_ENDS, EXPECTED_FAILURES
+from tracer.output.limits import near_limit
 from tracer.output.look import Look
-from tracer.output.meaning import near_limit
 from tracer.output.summary import Summarizer
 from tracer.output.units import Clock, duration, short_id
 from tracer.waiting import meant_to_wait
@@ -139,7 +139,9 @@ class TextPrinter:
             code = call.status.code
             if code:
                 status = status_name(code)
-                expected = (call.method, code) in EXPECTED_FAILURES.get(call.service, ())
+                expected = (call.method, code) in EXPECTED_FAILURES.get(call.service, ()) or (
+                    (call.service, call.method, call.status.message) in EXPECTED_ENDS
+                )
                 sign = look.OK if expected else look.FAILED
                 if call.status.message:
                     extra.append(f"— {escape(call.status.message[:MAX_REASON])}")
@@ -219,6 +221,10 @@ class TextPrinter:
         lost = f" {finding.length} bytes" if finding.kind == "gap" else ""
         of = f" (call {finding.call.number})" if finding.call is not None else ""
         evidence = f": {escape(finding.evidence[: self._evidence])}" if finding.evidence else ""
+        if finding.text:
+            evidence = f": {escape(finding.text[:MAX_REASON])}"
+            if len(finding.text) > MAX_REASON:
+                evidence += f" … ({finding.length} bytes)"
         hop = finding.flow.hop if finding.flow is not None else ""
         text = f"{finding.kind}{lost}, {where}{of}: {escape(finding.reason)}{evidence}"
         self._write(self._look.line(sign, f"{self._clock.text(finding.time_ns)} {sign} {hop:<6} {text}"))

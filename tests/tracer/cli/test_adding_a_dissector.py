@@ -98,7 +98,7 @@ def test_the_page_s_command_traces_the_page_s_service(
     call = json.loads(decoded.stdout)
     assert (call["hop"], call["protocol"]) == ("other", "grpc")
     assert call["messages"][0]["body"] == FIELDS | {"options": {"pre_start_required": True}}
-    without = json.loads(run("decode", "--json", str(folder / "plugins.pcapng")).stdout)
+    without = json.loads(run("decode", "--json", "--show-secrets", str(folder / "plugins.pcapng")).stdout)
     assert [field["text"] for field in without["messages"][0]["guess"][:3]] == list(FIELDS.values())
 
 

@@ -124,6 +124,7 @@ def test_every_key_is_documented_and_every_documented_key_is_produced(
 ) -> None:
     inside = FLOW.inner(1, RESPONSE)
     printed.at(0, opened(1, "Configure", "nri.Plugin"), Malformed(REQUEST, 8, "no frame", b"?", 1), flow=inside)
+    printed.json.update(Finding("notice", START, "log", FLOW, RESPONSE, 5, 4, text="line"))
     tell_everything(printed, make)
     tables = documented()
     stuck = set(tables.pop("podwire stuck --json"))

@@ -105,6 +105,11 @@ def test_only_numbers_are_taken_for_numbers(registry: Registry) -> None:
             {"rss": 4096, "pg_fault": 4096, "hierarchical_memory_limit": 9223372036854771712},
             ["rss: 4096 (4 KiB)", "pg_fault: 4096", "hierarchical_memory_limit: 9223372036854771712 (no limit)"],
         ),
+        (
+            "io.containerd.cgroups.v1.MemoryEntry",
+            {"usage": 4096, "failcnt": 4096},
+            ["usage: 4096 (4 KiB)", "failcnt: 4096"],
+        ),
         ("io.containerd.cgroups.v2.CPUStat", {"usage_usec": 2_500_000}, ["usage_usec: 2500000 (2.500s)"]),
         ("io.containerd.cgroups.v2.MemoryStat", {"usage_limit": 2**64 - 1}, [f"usage_limit: {2**64 - 1} (no limit)"]),
         ("grpc.LinuxDevice", {"FileMode": 0o666}, ["FileMode: 438 (0666)"]),

@@ -286,6 +286,29 @@ def test_each_method_shows_the_fields_that_matter(
     assert [shown[9:] for shown in printed.page.without_time() if shown[0] != "·"] == [line]
 
 
+@pytest.mark.parametrize(
+    ("url", "value", "shown"),
+    [
+        ("Process", b'{"args": ["sh", "-c", "exit 3"], "cwd": "/"}', " sh -c 'exit 3'"),
+        ("Process", b'{"args": ["a", 1, null, "\\n"]}', " a 1 None '\\n'"),
+        ("Process", b'{"args": 5}', ""),
+        ("Process", b"[]", ""),
+        ("Process", b'{"args"', ""),
+        ("Spec", b'{"args": ["sh"]}', ""),
+    ],
+)
+def test_an_exec_shows_the_command_line_inside_of_its_any(
+    printed: Printed, registry: Registry, url: str, value: bytes, shown: str
+) -> None:
+    request = registry.message_class("containerd.task.v3.ExecProcessRequest")(id=POD, exec_id="probe")
+    spec: Any = request.spec  # type: ignore[attr-defined] # made at run time from the schema
+    spec.type_url, spec.value = f"types.containerd.io/opencontainers/runtime-spec/1/{url}", value
+    printed.at(0, opened(1, "Exec", TASK), message(1, REQUEST, request.SerializeToString()))
+    printed.at(1, message(1, RESPONSE), ended(1))
+    (line,) = printed.page
+    assert line.partition("exec probe")[2] == shown
+
+
 def test_a_forwarded_event_is_shown_as_the_event_that_it_is(printed: Printed, registry: Registry, make: Make) -> None:
     exited = make("containerd.events.TaskExit", {"container_id": POD, "id": "probe", "pid": 71, "exit_status": 137})
     envelope = registry.message_class("containerd.services.events.ttrpc.v1.ForwardRequest")()
@@ -520,6 +543,14 @@ def test_messages_seen_before_are_shown_as_the_first_time(registry: Registry, ma
         printed.at(number, message(1, RESPONSE, answered), ended(1))
         assert f" {POD[:13]} " in printed.page[-1]
         assert printed.page[-1].endswith(f" pid {pid}")
+
+
+def test_a_line_of_a_log_is_escaped_and_cut_with_its_length(printed: Printed) -> None:
+    printed.text.update(Finding("notice", START, "log", FLOW, RESPONSE, 5, 9, text='{"a":"\x1b"}'))
+    printed.text.update(Finding("notice", START, "log", FLOW, RESPONSE, 14, 2000, text="x" * 2000))
+    first, second = printed.page.without_time()
+    assert first == r'* cri    notice, connection 1, from the server, at byte 5: log: {"a":"\x1b"}'
+    assert second.endswith("log: " + "x" * 1000 + " … (2000 bytes)")
 
 
 @pytest.mark.parametrize("show_secrets", [False, True])
