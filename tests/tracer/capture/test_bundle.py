@@ -187,6 +187,9 @@ def capture(folder: Path, tmp_path: Path) -> Callable[..., str]:
     def write() -> str:
         written = Written()
         written.open(3)
+        written.open(2)
+        for connection, stream in ((2, 1), (3, 7)):  # open too, and named nothing
+            written.ask(connection, stream, "Wait", 0, id=POD)
         written.ask(3, 1, "Create", 0, id=POD, bundle=str(folder))
         written.writer.keep(read_bundle(3, named(folder)))
         written.answer(3, 1, 5)
@@ -211,15 +214,15 @@ def test_it_is_shown_with_its_call_as_what_it_is(
 ) -> None:
     (folder / "config.json").write_text(specification(annotations))
     path = capture()
-    notice, call = sorted(decoded(capsys, path), key=lambda each: str(each["kind"]), reverse=True)
-    assert notice["reason"].endswith("/gone")
-    (bundle,) = call["bundles"]
+    found = decoded(capsys, path)
+    assert [each["reason"] for each in found if each["kind"] == "notice"] == [f"the bundle {folder.parent}/gone"]
+    assert [each["method"] for each in found if each.get("bundles")] == ["Create"]
+    (bundle,) = next(each["bundles"] for each in found if each.get("bundles"))
     assert (bundle.get("role"), bundle.get("sandbox")) == ((role, POD) if role else (None, None))
     shown = {each["name"]: each for each in bundle["files"]}
     assert shown["config.json"]["json"]["process"]["env"] == ["KEY=*******"]
     assert shown["work"] == {"name": "work", "kind": "link", "note": "/var/lib/containerd/x"}
-    (_, open_call) = sorted(decoded(capsys, "--show-secrets", path), key=lambda each: str(each["kind"]), reverse=True)
-    assert WORD in json.dumps(open_call["bundles"])
+    assert WORD in json.dumps(decoded(capsys, "--show-secrets", path))
     assert main(["decode", "-v", path]) == 0
     lines = capsys.readouterr().out
     assert f"bundle {folder}" in lines
