@@ -76,16 +76,16 @@ def open_redactor(protocol: str, messages: Messages) -> Connection | None:
     if protocol == "ttrpc":
         return _Ttrpc(messages)
     if protocol == "hvsock":
-        return _Hvsock(messages)
+        return _Vsock(messages)
     return _Nri(messages) if protocol == "nri" else None
 
 
 class _Ttrpc:
     """Both directions of a ttrpc connection."""
 
-    def __init__(self, messages: Messages) -> None:
+    def __init__(self, messages: Messages, starts: tuple[int, int] = (0, 0)) -> None:
         self._messages = messages
-        self._readers = (ttrpc.FrameReader(Direction.REQUEST), ttrpc.FrameReader(Direction.RESPONSE))
+        self._readers = tuple(ttrpc.FrameReader(each, start=starts[each]) for each in Direction)
         self._methods: dict[int, tuple[str, str]] = {}
 
     def feed(self, direction: Direction, data: bytes) -> list[Kept]:
@@ -142,56 +142,47 @@ def _mask_pair(data: bytearray, start: int, end: int) -> None:
             data[at:stop] = b"*" * (stop - at)
 
 
-class _Hvsock:
-    """Both directions of a connection to a port of a guest: first lines, then the agent's ttrpc. Other ports, the log
-    among them, have bytes of any kind: nothing of them is kept."""
+class _Vsock:
+    """A port of a VM's guest: the first lines stay, and the agent's calls. What else a guest says is not read."""
 
     def __init__(self, messages: Messages) -> None:
         self._messages = messages
         self._heads = [b"", b""]
-        self._starts = (0, 0)
-        self._inner: _Ttrpc | None = None
-        self._begun = False
-        """It is known what the port speaks."""
-        self._waiting: tuple[list[Kept], list[Kept]] = ([], [])
-        """By direction, told with its next bytes."""
+        self._opened = False
+        self._inside: _Ttrpc | None = None
+        self._owed: list[Kept] = []
+        """Of what the client said before it was answered."""
 
     def feed(self, direction: Direction, data: bytes) -> list[Kept]:
-        if self._begun:
-            kept = [] if self._inner is None else self._moved(direction, self._inner.feed(direction, data))
-            return self._told(direction) + kept
+        kept: list[Kept] = []
+        if direction == Direction.REQUEST:
+            kept, self._owed = self._owed, []
+        if self._opened:
+            return kept + (self._inside.feed(direction, data) if self._inside is not None else [])
+        whole = hvsock.is_sound(self._heads[Direction.REQUEST])
         self._heads[direction] += data
+        if direction == Direction.REQUEST and not whole and hvsock.is_sound(self._heads[direction]):
+            kept.append(Kept(0, self._heads[direction].index(b"\n") + 1, None))
         lines = hvsock.first_lines(*self._heads)
-        if lines is not None:
-            self._begin(lines)
-        return self._told(direction)
+        if lines is None:
+            return kept
+        self._opened = True
+        if lines.speaks == "ttrpc":
+            self._inside = _Ttrpc(self._messages, lines.ends)
+        rests = [head[end:] for head, end in zip(self._heads, lines.ends, strict=True)]
+        self._heads = [b"", b""]
+        told: list[list[Kept]] = [[], []]
+        if self._inside is not None:
+            told = [self._inside.feed(each, rests[each]) for each in Direction]
+        if direction == Direction.REQUEST:
+            return kept + told[direction]
+        self._owed = told[Direction.REQUEST]
+        return [*kept, Kept(0, lines.ends[direction], None), *told[direction]]
 
     def lost(self, direction: Direction, count: int) -> list[Kept]:
-        if not self._begun:
-            lines = hvsock.first_lines(*self._heads, whole=True)
-            assert lines is not None  # there is no more to wait for
-            self._begin(lines._replace(ends=(lines.ends[0], len(self._heads[1]))))
-        kept = [] if self._inner is None else self._moved(direction, self._inner.lost(direction, count))
-        return self._told(direction) + kept
-
-    def _begin(self, lines: hvsock.FirstLines) -> None:
-        self._begun, self._starts = True, lines.ends
-        if lines.speaks == "ttrpc":
-            self._inner = _Ttrpc(self._messages)
-        for direction, head in zip(Direction, self._heads, strict=True):
-            end = lines.ends[direction]
-            self._waiting[direction].append(Kept(0, end, None))
-            if self._inner is not None:
-                self._waiting[direction].extend(self._moved(direction, self._inner.feed(direction, head[end:])))
-        self._heads = [b"", b""]
-
-    def _told(self, direction: Direction) -> list[Kept]:
-        waiting = self._waiting[direction][:]
-        self._waiting[direction].clear()
-        return waiting
-
-    def _moved(self, direction: Direction, kept: list[Kept]) -> list[Kept]:
-        return [each._replace(offset=each.offset + self._starts[direction]) for each in kept]
+        if not self._opened and count:
+            self._opened = True  # nothing more can be told of what follows
+        return self._inside.lost(direction, count) if self._inside is not None else []
 
 
 class _Nri:

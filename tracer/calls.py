@@ -8,7 +8,7 @@ A call without an end is not a special case: it stays open, and whoever shows ca
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dissectors.events import (
     CallEnded,
@@ -25,6 +25,9 @@ from dissectors.events import (
 )
 from tracer.capture.bundle import Bundle
 from tracer.capture.flows import Flow
+
+if TYPE_CHECKING:
+    from tracer.story.place import Place
 
 KEPT_MESSAGES = 64
 """Messages kept of one call: the first 32 and the last 32 of a long stream; all of any call that is not one."""
@@ -108,6 +111,8 @@ class Call:
     kept_bytes: int = 0
     bundles: tuple[Bundle, ...] = ()
     """Folders that it named, as they were then."""
+    place: Place | None = None
+    """Whom it is about and what caused it, where somebody correlates (tracer/story)."""
 
     def __init__(self, number: int, flow: Flow, protocol: str, start_ns: int, opened: CallOpened) -> None:
         self.number = number
