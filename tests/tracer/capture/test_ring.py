@@ -76,7 +76,7 @@ def record(folder: Path, steps: Iterable[Step], ring: Ring, kill_every: int = 0)
         fd = create(ring.name(1))
 
         def start() -> int:
-            return run_in_child(lambda: Recorder(os.dup(fd), Limits(), link, ring).run(shared))
+            return run_in_child(lambda: Recorder(os.dup(fd), Limits(), link, ring, bundles=False).run(shared))
 
         child = start()
         for number, _ in enumerate(put_all(RingWriter(shared), steps)):
