@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILT_FROM := pyproject.toml hatch_build.py $(shell find protos/schemas -name '*.proto')
 
-.PHONY: help demo test lint format bench fuzz clean
+.PHONY: help demo test lint format verify bench fuzz clean
 
 help:    ## this text
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -34,12 +34,16 @@ format: $(VENV)/.dev    ## ruff format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+verify: $(VENV)/.dev    ## read every capture in captures/ with tshark too, and compare
+	@for file in captures/*.gz; do echo $$file; $(BIN)/podwire verify $$file || exit 1; done
+
 bench: $(VENV)/.dev    ## ratios to a peer, each kind in one run
 	$(BIN)/python -m tests.bench decode
 	$(BIN)/python -m tests.bench relay
 
-fuzz: $(VENV)/.dev    ## a minute of mutated connections through the dissectors
+fuzz: $(VENV)/.dev    ## a minute of mutated connections through the dissectors, 10,000 through the Lua one
 	$(BIN)/python -m tests.fuzz.fuzz 60
+	$(BIN)/python -m tests.fuzz.wireshark 20
 
 clean:    ## what was built
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis protos/descriptors.binpb

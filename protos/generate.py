@@ -53,8 +53,11 @@ def load_facts(folder: Path) -> dict[str, Facts]:
     legacy: dict[str, Facts] = {}
     for family in FAMILIES:
         facts = json.loads((folder / f"{family}.json").read_text(encoding="utf-8"))
+        removed = removed_methods(facts)
         for path, file in facts["files"].items():
             if path not in LEFT_OUT:
+                for service, item in file.get("services", {}).items():
+                    item["methods"] += removed.get(service, [])
                 files[path] = file | {"imports": [name for name in file["imports"] if name not in LEFT_OUT]}
         for kind, named in facts.get("legacy", {}).items():
             for full_name, item in named.items():
@@ -67,7 +70,27 @@ def load_facts(folder: Path) -> dict[str, Facts]:
     for file in legacy.values():
         own = set(_types_of(file))
         file["imports"] = sorted({home[name] for name in _references(file) if name not in own})
+    home |= {name: f"legacy/{package}.proto" for package, file in legacy.items() for name in _types_of(file)}
+    for file in files.values():
+        needed = {home[name] for name in _references(file) if home.get(name, "").startswith("legacy/")}
+        file["imports"] = [*file["imports"], *sorted(needed)]
     return files | {f"legacy/{package}.proto": file for package, file in legacy.items()}
+
+
+def removed_methods(facts: Facts) -> dict[str, list[Facts]]:
+    """Return, by service, the methods that older versions had and the newest has not: old agents are still called."""
+    now = {
+        (service, method["name"])
+        for file in facts["files"].values()
+        for service, item in file.get("services", {}).items()
+        for method in item["methods"]
+    }
+    removed: dict[str, list[Facts]] = {}
+    for change in (change for step in facts.get("differences", ()) for change in step.get("changed", ())):
+        method = change.get("removed", {})
+        if "service" in change and method and (change["service"], method["name"]) not in now:
+            removed.setdefault(change["service"], []).append(method)
+    return removed
 
 
 def _types_of(file: Facts) -> Iterator[str]:

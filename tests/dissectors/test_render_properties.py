@@ -20,8 +20,8 @@ from tracer.output.meaning import Meanings
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = Registry.bundled()
-RENDERER = Renderer(REGISTRY)
-EXPLAINED = Renderer(REGISTRY, Meanings())
+RENDERER = Renderer(REGISTRY, show_secrets=True)
+EXPLAINED = Renderer(REGISTRY, Meanings(), show_secrets=True)
 
 
 def type_names() -> list[str]:

@@ -38,6 +38,11 @@ LEFT_OUT = EMPTY | set(TWICE)
 
 Json = dict[str, Any]
 
+REMOVED_METHODS = {
+    "kata-agent": [("grpc.AgentService", name) for name in ("ListProcesses", "StartTracing", "StopTracing")]
+}
+"""Methods that old agents still have: up to Kata 2.0 and 2.2."""
+
 
 @pytest.fixture(scope="module")
 def built() -> dict[str, FileDescriptorProto]:
@@ -49,7 +54,25 @@ def built() -> dict[str, FileDescriptorProto]:
 @pytest.fixture(scope="module", params=generate.FAMILIES)
 def family(request: pytest.FixtureRequest) -> Json:
     loaded: Json = json.loads((FACTS / f"{request.param}.json").read_text(encoding="utf-8"))
+    for service, method in REMOVED_METHODS.get(request.param, []):
+        add_removed(loaded, service, method)
     return loaded
+
+
+def add_removed(facts: Json, service: str, method: str) -> None:
+    """Put a method that older versions had beside those of the newest, as the facts' differences describe it."""
+    changes = [change for step in facts["differences"] for change in step.get("changed", ())]
+    (removed,) = (each["removed"] for each in changes if each.get("service") == service and was_removed(each, method))
+    (file,) = (file for file in facts["files"].values() if service in file.get("services", {}))
+    file["services"][service]["methods"].append(removed)
+    for name in (removed["input"], removed["output"]):
+        if name in facts["legacy"]["messages"]:
+            file["imports"] = sorted({*file["imports"], f"legacy/{name.rpartition('.')[0]}.proto"})
+    facts["counts"]["methods"] += 1
+
+
+def was_removed(change: Json, method: str) -> bool:
+    return bool(change.get("removed", {}).get("name") == method)
 
 
 def described_field(message: DescriptorProto, field: FieldDescriptorProto, entries: dict[str, DescriptorProto]) -> Json:

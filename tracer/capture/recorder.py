@@ -21,11 +21,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tracer import processes
+from tracer.capture import vsock
 from tracer.capture.carry import Follower
 from tracer.capture.checkpoint import Checkpoint
 from tracer.capture.conversation import CaptureWriter, Interface
+from tracer.capture.monitor import Monitor
 from tracer.capture.notes import note_text
-from tracer.capture.resume import Found, Listener, number_in, process_key, read_state
+from tracer.capture.resume import FIRST_GUEST, Found, Listener, number_in, process_key, read_state
 from tracer.capture.ring import Ring, create
 from tracer.capture.room import MARGIN, RESUME, Disk, Floor, Pause
 from tracer.capture.store import SLICE, Store
@@ -33,6 +35,7 @@ from tracer.output.units import size
 from tracer.relay import shared as sh
 from tracer.relay import sockdiag
 from tracer.relay.shared import Kind, Record, RecorderState, RingReader, Shared
+from tracer.relay.targets import vm_of
 
 _PAUSE_S = 0.003
 """Between two looks at a ring that had something: records then come in batches."""
@@ -70,6 +73,19 @@ class _Socket:
 
 
 @dataclass(slots=True)
+class _Guest:
+    """A connection of AF_VSOCK."""
+
+    number: int
+    ends: list[int]
+    """How many bytes of each direction have come, gaps too."""
+
+    def record(self, kind: Kind, direction: int, time_ns: int, data: bytes = b"") -> Record:
+        """What it tells, as the relay would put it into its ring."""
+        return Record(kind, direction, self.number, self.ends[direction], time_ns, memoryview(data))
+
+
+@dataclass(slots=True)
 class _Saved:
     """What a recorder knows, for the one after it."""
 
@@ -94,11 +110,22 @@ class Recorder:
     `files`: the capture is a row of files instead, of which the first is there. `link` is to the worker: `{"listener":
     N, "server": PID}`, `{"limit": TEXT}`, `{"disk": TEXT}`.
 
+    `monitor`: what it sees of AF_VSOCK is recorded too, as connections of hop agent.
+
     Where its disk is full, or has less free than it is to keep, it pauses (R9): traffic that passes is dropped and
     counted, and shows as gaps once there is room again.
     """
 
-    def __init__(self, fd: int | None, limits: Limits, link: socket.socket, files: Ring | None = None) -> None:
+    def __init__(
+        self,
+        fd: int | None,
+        limits: Limits,
+        link: socket.socket,
+        files: Ring | None = None,
+        monitor: Monitor | None = None,
+    ) -> None:
+        self._monitor = monitor
+        self._guests: dict[vsock.Connection, _Guest] = {}
         self.limits = limits
         self.link = link
         self._fd = fd
@@ -134,6 +161,8 @@ class Recorder:
         poll = select.poll()
         poll.register(shared.recorder_wake, select.POLLIN)
         poll.register(self.link, select.POLLIN)
+        if self._monitor is not None:
+            poll.register(self._monitor, select.POLLIN)
         worker_is_gone = False
         while not self._ended:
             if self._drain(reader):
@@ -148,7 +177,7 @@ class Recorder:
             for fd, _ in poll.poll(_IDLE_MS):
                 if fd == shared.recorder_wake:
                     os.eventfd_read(fd)
-                else:
+                elif fd == self.link.fileno():
                     worker_is_gone = not self.link.recv(4096)
         if self._pause is not None:
             self._go_on_writing(self._pause)
@@ -214,6 +243,9 @@ class Recorder:
             self._writer.shake_hands(*found.shaken, found.last_ns)
         if found.unheard is not None:
             self._writer.last_word(*found.unheard, found.last_ns)
+        self._next_guest = found.last_guest + 1
+        for number in [number for number in self._open if number >= FIRST_GUEST]:
+            self._cut(number)
         limits = self.limits
         if limits.packets and self._packets_before + found.state.packets >= limits.packets:
             self._stop(f"{limits.packets} packets captured")
@@ -242,7 +274,8 @@ class Recorder:
             or (self._store.size - self._saved_size >= _SAVE_BYTES and time.monotonic() >= self._save_at)
         ):
             return
-        found = Found(self._store.size, self._section, self._writer.state, self._last_ns, self._known, self._statistics)
+        found = Found(self._store.size, self._section, self._writer.state, self._last_ns, self._known)
+        found.last_guest, found.statistics = self._next_guest - 1, self._statistics
         saved = _Saved(self._number, found, self._packets_before, self._bytes_before, self._sockets, self._followers)
         saved.pause, saved.pending, saved.begun = self._pause, b"".join(self._pending), self._begun
         saved.dropped = self._words[sh.DROPPED_BYTES] + self._dropped
@@ -253,18 +286,15 @@ class Recorder:
 
     def _drain(self, reader: RingReader) -> bool:
         """Take what is there; whether there was anything."""
-        any_record = False
         self._look_at_disk()
+        any_record = self._monitored()
         if self._files is not None and time.monotonic() >= self._switch_at:
             self._next_file(self._files)
         for record in reader.read():
             any_record = True
-            if self._files and self._files.bytes and self._store.size + self._pending_bytes >= self._files.bytes:
-                self._next_file(self._files)
+            self._keep_files_short()
             self._record(record)
-            if self._pending_bytes >= SLICE and self._pause is None:
-                self._write_out()
-                self._look_at_disk()
+            self._keep_slices_short()
         if self._pause is None:
             self._write_out()
         self._save()
@@ -273,6 +303,17 @@ class Recorder:
         if not self._ended:  # else whoever comes after us has to see that it is
             reader.release()
         return any_record
+
+    def _keep_files_short(self) -> None:
+        """Begin the next file of a ring, if this one is as long as it may be."""
+        if self._files and self._files.bytes and self._store.size + self._pending_bytes >= self._files.bytes:
+            self._next_file(self._files)
+
+    def _keep_slices_short(self) -> None:
+        """Write what is pending, if that is enough."""
+        if self._pending_bytes >= SLICE and self._pause is None:
+            self._write_out()
+            self._look_at_disk()
 
     def _record(self, record: Record) -> None:
         number = record.connection
@@ -302,6 +343,63 @@ class Recorder:
         elif record.kind == Kind.END:
             self._ended = True
         self._last_ns = max(self._last_ns, record.time_ns)
+
+    # --- AF_VSOCK ---
+
+    def _monitored(self) -> bool:
+        """Take what the monitor has seen; whether there was anything."""
+        any_event = False
+        if self._monitor is not None:
+            for time_ns, event in self._monitor.read(self._now()):
+                any_event = True
+                self._keep_files_short()
+                self._of_guest(event, time_ns)
+                self._keep_slices_short()
+        return any_event
+
+    def _of_guest(self, event: vsock.Event, time_ns: int) -> None:
+        connection = event.connection
+        guest = self._guests.get(connection)
+        if guest is None:
+            if self._pause is not None:
+                return  # it begins when there is room again, with what is seen then
+            guest = self._guests[connection] = self._guest(event, time_ns)
+        if isinstance(event, vsock.Refused):
+            for direction in (0, 1):
+                self._record(guest.record(Kind.RESET, direction, time_ns))
+            del self._guests[connection]
+        elif isinstance(event, vsock.Data):
+            self._record(guest.record(Kind.DATA, event.direction, time_ns, event.data))
+            guest.ends[event.direction] += len(event.data)
+        elif isinstance(event, vsock.Gap):
+            guest.ends[event.direction] += event.length
+        elif isinstance(event, vsock.Closed):
+            self._record(guest.record(Kind.RESET if event.reset else Kind.FIN, event.direction, time_ns))
+            if event.last:
+                del self._guests[connection]
+
+    def _guest(self, event: vsock.Event, time_ns: int) -> _Guest:
+        """Open a connection to a guest; one that was not seen from its beginning begins with a gap of a byte."""
+        connection, number = event.connection, self._next_guest
+        self._next_guest += 1
+        url = vsock.url(connection.server)
+        interface = next((each for each in self._writer.state.interfaces if each.name == url), None)
+        if interface is None:
+            interface = self._describe(url, f"agent {url}", Listener(-1, (0, 0)).comment())
+        names = [vsock.name_of(cid) for cid, _ in (connection.client, connection.server)]
+        addresses = [self._writer.endpoint(f"vsock {name}", name) for name in names]
+        self._open[number] = 2
+        peers = {"client": {"name": names[0]}, "server": {"name": names[1]}}
+        self._writer.open(number, interface.number, "agent", addresses[0], addresses[1], time_ns, peers)
+        begun = isinstance(event, vsock.Refused) or (isinstance(event, vsock.Opened) and event.seen)
+        return _Guest(number, [0, 0] if begun else [1, 1])
+
+    def _cut(self, number: int) -> None:
+        """End a connection to a guest whose bytes are not followed any more, as their reader was killed."""
+        for direction, side in enumerate(self._writer.state.conversations[number].sides):
+            if not side.closed:
+                self._writer.close(number, direction, side.end, self._last_ns, True)
+        del self._open[number]
 
     def _follow_record(self, record: Record) -> None:
         """Let the connection's follower see what the file gets."""
@@ -400,7 +498,8 @@ class Recorder:
         if not os.path.exists(f"/proc/{at.server_pid}"):
             self._find_server(listener)  # nobody listened yet when it was taken, or one that has handed it on since
         client, client_address = self._about(processes.describe(pid), pid, f"pid-{pid}")
-        server, server_address = self._about(at.server, at.server_pid, f"{at.hop}-server")
+        name = f"kata-agent-{vm_of(at.interface.name)[:13]}".rstrip("-") if at.hop == "agent" else ""
+        server, server_address = self._about(at.server, at.server_pid, name or f"{at.hop}-server", name)
         client |= {"uid": uid, "gid": gid}
         if pid and pid == at.server_pid:
             client["self"] = True  # R8: CRI-O calls its own socket
@@ -408,18 +507,22 @@ class Recorder:
         peers = {"client": client, "server": server}
         self._writer.open(number, at.interface.number, at.hop, client_address, server_address, time_ns, peers)
 
-    def _about(self, who: processes.Process | None, pid: int, unknown: str) -> tuple[dict[str, object], str]:
-        """What the opening packet's comment says of a process, and its address; `unknown` is its name if it is gone."""
+    def _about(
+        self, who: processes.Process | None, pid: int, unknown: str, name: str = ""
+    ) -> tuple[dict[str, object], str]:
+        """What the opening packet's comment says of a process, and its address; `unknown` is its name if it is gone,
+        `name` if it is not to have its own: who answers through a VMM is the agent in its guest."""
         about: dict[str, object]
         if who is None:
             about = {"pid": pid} if pid else {}
             return about, self._writer.endpoint(process_key(about, unknown), unknown)
-        about = {"pid": pid, "start": who.start, "uid": who.uid, "name": who.label, "exe": who.exe}
+        name = name or who.label
+        about = {"pid": pid, "start": who.start, "uid": who.uid, "name": name, "exe": who.exe}
         if who.command:
             about["command"] = " ".join(who.command)
         if who.unit:
             about["unit"] = who.unit
-        return about, self._writer.endpoint(process_key(about, who.label), who.label)
+        return about, self._writer.endpoint(process_key(about, name), name)
 
     # --- the file ---
 

@@ -24,6 +24,8 @@ _HEADERS = struct.Struct(">18xH6x12sIIH6x")
 _HEADERS_SIZE: Final = 54
 _OPTION = struct.Struct("<HH")
 _MASK: Final = 0xFFFFFFFF
+FIRST_GUEST: Final = 1 << 48
+"""Connections of AF_VSOCK are numbered from here, those of the relay from 1."""
 _MISSING: Final = 4096
 """How many numbers of connections that have not come are remembered: after a worker's death they may come later."""
 
@@ -75,7 +77,9 @@ class Found:
     last_ns: int = 0
     """Time of the last packet or note."""
     known: Known = field(default_factory=Known)
-    """All connections that the file has, and those of the files before it."""
+    """All connections of the relay that the file has, and those of the files before it."""
+    last_guest: int = FIRST_GUEST - 1
+    """The highest number of a connection of AF_VSOCK."""
     statistics: int = 0
     """Interfaces that have their statistics at the end of the file."""
     shaken: tuple[Conversation, int] | None = None
@@ -208,7 +212,10 @@ class _Reader:
             both[0].end, both[1].end = begin
         talk = Conversation(interface, both, about)
         state.conversations[conn] = talk
-        self._found.known.add(conn)
+        if conn < FIRST_GUEST:
+            self._found.known.add(conn)
+        else:
+            self._found.last_guest = max(conn, self._found.last_guest)
         self._ends[pairs] = conn, 0, talk
         self._ends[server + client + pairs[10:] + pairs[8:10]] = conn, 1, talk
         self._found.shaken = talk, 1

@@ -8,6 +8,7 @@ submessages by dots. Fields at their default are left out, but for enums and the
     signal   SIGTERM for 15                    seconds  a time-out                exit     `exit 137 (SIGKILL)`
     exec     left out if it is the container's own id         set      which fields of a message are set
     quantity  `48 MiB`                         why      `137 (SIGKILL)`
+    args     the command line in an Any of a Process of the runtime specification
     elsewhere  a URL, with the remark that the bytes of the stream go there and not through CRI
 """
 
@@ -23,7 +24,7 @@ _TASK = {
     "Resume": "",
     "Checkpoint": "path",
     "Kill": "exec=exec_id:id signal:signal all",
-    "Exec": "exec=exec_id:id terminal",
+    "Exec": "exec=exec_id:id spec:args terminal",
     "ResizePty": "exec=exec_id:id width:always height:always",
     "CloseIO": "exec=exec_id:id stdin",
     "Update": "resources=resources.type_url",
@@ -135,6 +136,9 @@ _AGENT = {
     "GetVolumeStats": "volume_guest_path → usage=usage:count",
     "ResizeVolume": "volume_guest_path size",
     "SetPolicy": "policy=policy:bytes",
+    "ListProcesses": "format",
+    "StartTracing": "",
+    "StopTracing": "",
 }
 
 _POD = "pod.namespace/pod.name"
@@ -271,7 +275,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "Get": "exec=exec_id:id → pid=process.pid status=process.status",
         "List": "filter → tasks=tasks:count",
         "Kill": "exec=exec_id:id signal:signal all",
-        "Exec": "exec=exec_id:id terminal",
+        "Exec": "exec=exec_id:id spec:args terminal",
         "ResizePty": "exec=exec_id:id width:always height:always",
         "CloseIO": "exec=exec_id:id stdin",
         "Pause": "",
@@ -367,3 +371,7 @@ EXPECTED_FAILURES: dict[str, frozenset[tuple[str, int]]] = {
     "containerd.task.v3.Task": frozenset({("Kill", 5)}),
 }
 """(method, status) that are part of a good life: containerd ends each exec with a Kill that finds nothing."""
+
+EXPECTED_ENDS = frozenset({("grpc.AgentService", method, "eof") for method in ("ReadStdout", "ReadStderr")})
+"""Service, method and status message of what is no failure whatever the status: the agent says so that a stream has
+ended."""

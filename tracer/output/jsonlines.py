@@ -12,13 +12,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dissectors.events import Direction, Metadata, Status
+from dissectors.masking import EVIDENCE, mask_metadata
 from dissectors.render import Renderer
 from protos.registry import Registry
 from tracer.calls import Call, CallUpdate, Finding, Message, Update
 from tracer.capture.flows import Endpoint, Flow
 from tracer.output.codes import reset_name, status_name
 from tracer.output.fields import EVENT_CARRIERS, EVENT_ID_PATHS, ID_PATHS
+from tracer.output.summary import said_twice
 from tracer.output.units import Stamps
+from tracer.story.place import Place
 
 VERSION = 1
 STATUS_TYPE = "google.rpc.Status"
@@ -37,12 +40,29 @@ JSONObject = dict[str, Any]
 
 
 class JsonPrinter:
-    """Print a call when it has ended, a finding when it comes, and at the end the calls that are still open."""
+    """Print a call when it has ended, a finding when it comes, and at the end the calls that are still open.
 
-    def __init__(self, write: Callable[[str], object], registry: Registry, renderer: Renderer) -> None:
+    With `messages`, those of streams too, each when it comes.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], object],
+        registry: Registry,
+        renderer: Renderer,
+        wanted: Callable[[Call, int], bool] | None = None,
+        *,
+        messages: bool = False,
+    ) -> None:
+        self.shown = 0
+        """Calls printed that had ended."""
+        self._wanted = wanted
+        self._messages = messages
+        self._now_ns = 0
         self._write = write
         self._registry = registry
         self._renderer = renderer
+        self._show_secrets = renderer.show_secrets
         self._stamps = Stamps()
         # What is encoded was just made from bytes: it cannot contain itself.
         self._encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -53,22 +73,31 @@ class JsonPrinter:
     def update(self, update: Update) -> None:
         """Take what changed."""
         if type(update) is not CallUpdate:
-            self._write(self.finding(update) + "\n")  # type: ignore[arg-type] # told by its type
+            if self._wanted is None or update.flow is None:  # type: ignore[union-attr] # told by its type
+                self._write(self.finding(update) + "\n")  # type: ignore[arg-type] # as above
             return
-        kind, _, call, _ = update
+        kind, time_ns, call, message = update
+        self._now_ns = time_ns
         if kind == "ended":
             self._open.pop(call.number, None)
-            self._write(self.call(call) + "\n")
+            if self._wanted is None or self._wanted(call, time_ns):
+                self._write(self.call(call) + "\n")
+                self.shown += 1
         elif kind == "opened":
             self._open[call.number] = call
+        elif self._messages and message is not None:
+            wanted = self._wanted is None or self._wanted(call, time_ns)
+            if wanted and self._is_stream(call, message):
+                self._write(self.streamed(call, message) + "\n")
 
     def tick(self, now_ns: int) -> None:
         """Nothing here depends on time."""
 
     def finish(self, end_ns: int | None = None) -> None:
         """Print the calls that have no end in this capture, in the order of their starts."""
-        for number in sorted(self._open):
-            self._write(self.call(self._open[number]) + "\n")
+        for _, call in sorted(self._open.items()):
+            if self._wanted is None or self._wanted(call, end_ns or self._now_ns):
+                self._write(self.call(call) + "\n")
         self._open.clear()
 
     def call(self, call: Call, **more: object) -> str:
@@ -103,15 +132,30 @@ class JsonPrinter:
             pieces.append('"gap":true')
         if call.note:
             pieces.append(f'"note":{_quote(call.note)}')
+        if call.place is not None:
+            pieces += _place(call.place)
         if call.metadata:
-            pieces.append(f'"metadata":{_metadata(call.metadata)}')
+            pieces.append(f'"metadata":{self._metadata(call.metadata)}')
         if call.response_metadata:
-            pieces.append(f'"response_metadata":{_metadata(call.response_metadata)}')
+            pieces.append(f'"response_metadata":{self._metadata(call.response_metadata)}')
         if call.trailers:
-            pieces.append(f'"trailers":{_metadata(call.trailers)}')
+            pieces.append(f'"trailers":{self._metadata(call.trailers)}')
         if more:
             pieces.append(self._encode(more)[1:-1])
         return ",".join(pieces) + "}"
+
+    def streamed(self, call: Call, message: Message) -> str:
+        """The object of one message of a stream, at the time it came; no line end."""
+        method = self._methods.get((call.service, call.method)) or self._method(call.service, call.method)
+        return (
+            f'{{"v":{VERSION},"kind":"message","call":{call.number},"time":"{self._stamps.text(message.time_ns)}",'
+            f'"hop":{_quote(call.hop)},"protocol":{_quote(call.protocol)},{method.names},{self._connection(call.flow)},'
+            f'"stream":{call.stream_id},"message":{self._message(call, message, method, [None, None])}}}'
+        )
+
+    def _is_stream(self, call: Call, message: Message) -> bool:
+        found = self._registry.method(call.service, call.method)
+        return said_twice(call, message) if found is None else found.client_streaming or found.server_streaming
 
     def finding(self, finding: Finding) -> str:
         """The object of a gap, of malformed bytes or of a notice; no line end."""
@@ -128,11 +172,13 @@ class JsonPrinter:
         if finding.length:
             shown["length"] = finding.length
         if finding.evidence:
-            shown["evidence_base64"] = _base64(finding.evidence)
+            shown["evidence_base64"] = _base64(finding.evidence if self._show_secrets else finding.evidence[:EVIDENCE])
         if finding.call is not None:
             shown["call"] = finding.call.number
         if finding.fatal:
             shown["fatal"] = True
+        if finding.text:
+            shown["text"] = finding.text
         text = self._encode(shown)
         if finding.flow is None:
             return text
@@ -172,6 +218,7 @@ class JsonPrinter:
         """Return what an object has of a payload, from its comma on, and the id in it."""
         type_name = method.types[direction]
         if not type_name:
+            payload = self._renderer.unknown(payload)
             guess = self._renderer.guess_json(payload)
             guessed = f',"guess":{self._encode(guess)}' if guess else ""
             return f',"body_base64":"{_base64(payload)}"{guessed}', ""
@@ -184,6 +231,13 @@ class JsonPrinter:
                 known.clear()
             known[payload] = shown
         return shown
+
+    def _metadata(self, metadata: Metadata) -> str:
+        pairs = [
+            f"[{_quote(key)},{_quote(value if isinstance(value, str) else _base64(value))}]"
+            for key, value in (metadata if self._show_secrets else mask_metadata(metadata))
+        ]
+        return f"[{','.join(pairs)}]"
 
     def _status(self, status: Status) -> str:
         if not status.code and not status.message and not status.details:
@@ -236,11 +290,35 @@ def _endpoint(endpoint: Endpoint) -> JSONObject:
     return shown
 
 
-def _metadata(metadata: Metadata) -> str:
-    pairs = [
-        f"[{_quote(key)},{_quote(value if isinstance(value, str) else _base64(value))}]" for key, value in metadata
-    ]
-    return f"[{','.join(pairs)}]"
+def _place(place: Place) -> list[str]:
+    """What is known of a call's pod, container and exec by now, of its parent and its children."""
+    pieces = []
+    pod, container = place.pod, place.container
+    if pod is not None:
+        names = [("id", pod.id), ("namespace", pod.namespace), ("name", pod.name), ("uid", pod.uid)]
+        pieces.append(_named("pod", names, pod.attempt))
+    if container is not None:
+        pieces.append(_named("container", [("id", container.id), ("name", container.name)], container.attempt))
+    if place.exec_id:
+        pieces.append(f'"exec":{_quote(place.exec_id)}')
+    image = place.image or (container.image if container is not None else "")
+    if image:
+        pieces.append(f'"image":{_quote(image)}')
+    if place.parent is not None:
+        pieces.append(f'"parent":{{"call":{place.parent.number},"how":"{place.how}"}}')
+        if place.outlives():
+            pieces.append('"outlives_parent":true')
+    if place.children:
+        children = ",".join([f'{{"call":{number},"how":"{how}"}}' for number, how in place.children])
+        pieces.append(f'"children":[{children}]')
+    return pieces
+
+
+def _named(what: str, names: list[tuple[str, str]], attempt: int | None) -> str:
+    inner = [f'"{key}":{_quote(value)}' for key, value in names if value]
+    if attempt is not None:
+        inner.append(f'"attempt":{attempt}')
+    return f'"{what}":{{{",".join(inner)}}}'
 
 
 def _base64(data: bytes) -> str:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any, TypeAlias, cast
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
 from dissectors.json_value import JSONValue
 from dissectors.render_text import Bare
-from tracer.calls import Call
 from tracer.output.codes import exit_reason, signal_name
-from tracer.output.units import duration, quantity, size
+from tracer.output.units import duration, quantity
 
 MEANINGS: tuple[tuple[str, str], ...] = (
     (
@@ -48,8 +47,8 @@ MEANINGS: tuple[tuple[str, str], ...] = (
         io.containerd.cgroups.v2.MemoryStat.*
         io.containerd.cgroups.v2.HugeTlbStat.current
         io.containerd.cgroups.v2.HugeTlbStat.max
-        io.containerd.cgroups.v2.IOEntry.?bytes
-        io.containerd.cgroups.v?.NetworkStat.?x_bytes
+        io.containerd.cgroups.v2.IOEntry.*bytes
+        io.containerd.cgroups.v*.NetworkStat.*x_bytes
         grpc.LinuxMemory.Limit
         grpc.LinuxMemory.Reservation
         grpc.LinuxMemory.Swap
@@ -58,7 +57,7 @@ MEANINGS: tuple[tuple[str, str], ...] = (
         grpc.MemoryData.*
         grpc.MemoryStats.cache
         grpc.HugetlbStats.*
-        grpc.NetworkStats.?x_bytes
+        grpc.NetworkStats.*x_bytes
         grpc.CopyFileRequest.file_size
         grpc.ResizeVolumeRequest.size
         grpc.GuestDetailsResponse.mem_block_size_bytes
@@ -191,12 +190,6 @@ MEANINGS: tuple[tuple[str, str], ...] = (
 """What the values of a field mean, then patterns of fields: `message.field`, or for JSON of the runtime specification
 `runtime-spec.type.key.key`. The first that fits counts."""
 
-MESSAGE_LIMITS = {"ttrpc": 4 << 20, "grpc": 16 << 20}
-"""Bytes of a message that runtimes take: ttrpc's own limit, and what containerd, CRI-O and kubelet set for gRPC."""
-NEAR = 0.75
-"""Of a limit: a message from there on stands out on its call's line."""
-_NEAR_BYTES = int(min(MESSAGE_LIMITS.values()) * NEAR)
-
 ELSEWHERE = "the bytes of this stream go there, not through CRI"
 _NO_LIMIT = (1 << 63) - (1 << 16)
 """The kernel rounds the highest number down to pages, which may be of 64 KiB."""
@@ -259,6 +252,12 @@ class Meanings:
             return value
         return self._document("runtime-spec." + type_url.removeprefix(_SPEC), value)
 
+    def embedded(self, value: JSONValue) -> JSONValue:
+        """JSON of a string, as CRI's verbose answers have it, with the runtime's specification in it explained."""
+        if isinstance(value, dict) and "runtimeSpec" in value:
+            return value | {"runtimeSpec": self._document("runtime-spec.Spec", value["runtimeSpec"])}
+        return value
+
     def _document(self, path: str, value: JSONValue) -> JSONValue:
         explain = self._path(path)
         if explain is not None and (text := explain(value)) is not None:
@@ -284,25 +283,35 @@ class Meanings:
             return None
 
 
-_PATTERNS = [(pattern, kind) for kind, patterns in MEANINGS for pattern in patterns.split()]
+_PATTERNS = [(pattern.split("*"), kind) for kind, patterns in MEANINGS for pattern in patterns.split()]
+
+
+@cache
+def _patterns_of(package: str) -> list[tuple[list[str], str]]:
+    """Those that can fit names whose first part is this: a few of the many."""
+    return [(parts, kind) for parts, kind in _PATTERNS if parts[0].partition(".")[0] in (package, "")]
 
 
 def meaning_of(name: str) -> str:
     """What the table says of a field; empty for nothing."""
-    return next((kind for pattern, kind in _PATTERNS if fnmatchcase(name, pattern)), "")
+    return next((kind for parts, kind in _patterns_of(name.partition(".")[0]) if _fits(name, parts)), "")
 
 
-def near_limit(call: Call) -> str:
-    """Say that a message of a call is near the limit of its protocol, or over it; empty if none is."""
-    if call.request_bytes + call.response_bytes < _NEAR_BYTES:
-        return ""
-    limit = MESSAGE_LIMITS.get(call.protocol)
-    largest = max(call.messages, key=lambda message: message.length, default=None)
-    if limit is None or largest is None or largest.length < limit * NEAR:
-        return ""
-    side = "response" if largest.direction else "request"
-    share = largest.length * 100 // limit
-    return f"(a {side} of {size(largest.length)} is {share} % of the {limit >> 20} MiB that {call.protocol} peers take)"
+def _fits(name: str, parts: list[str]) -> bool:
+    """Whether a name has these parts in this order, the first at its beginning and the last at its end. `fnmatch` would
+    first compile each pattern, a tenth of what a short command takes."""
+    if len(parts) == 1:
+        return name == parts[0]
+    first, *middle, last = parts
+    if not name.startswith(first):
+        return False
+    at = len(first)
+    for part in middle:
+        found = name.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return name.endswith(last) and len(name) - len(last) >= at
 
 
 def _noted(note: Callable[[int], str | None]) -> Explain:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from google.protobuf.descriptor import FieldDescriptor
 
+from dissectors.json_value import PROCESS_URL, parse_json
+from dissectors.masking import Masker
 from protos.registry import Parsed, Registry
 from tracer.calls import Call, Message
 from tracer.output.codes import exit_reason, signal_name
@@ -61,6 +63,8 @@ class _Side(NamedTuple):
     type: str
     items: tuple[Item, ...]
     ids: tuple[Callable[[Any], Any], ...]
+    mask: Callable[[str, bytes], bytes] | None
+    """Set where a field that is shown is a secret."""
     known: dict[bytes, tuple[str, str]]
     """Messages read before: text and id, both escaped."""
 
@@ -82,8 +86,9 @@ class _Plan(NamedTuple):
 class Summarizer:
     """Make summaries with the schemas of one registry. What a method's line needs is worked out once."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, *, show_secrets: bool = False) -> None:
         self._registry = registry
+        self._masker = None if show_secrets else Masker(registry)
         self._plans: dict[tuple[str, str], _Plan] = {}
         self._events: dict[str, tuple[tuple[Item, ...], tuple[Callable[[Any], Any], ...]]] = {}
 
@@ -96,6 +101,7 @@ class Summarizer:
             return self._event(call, plan)
         if not plan.known:
             sizes = size(call.request_bytes) if call.message_count else ""
+            sizes = f"{sizes} (no schema)".lstrip() if call.service else sizes
             return Summary(plan.name, "", sizes, size(call.response_bytes) if call.response_count else "")
         wanted = found = identity = ""
         request, response = _first_two(call.messages)
@@ -123,7 +129,7 @@ class Summarizer:
             else:
                 text, identity = self._read(side, message)
             text = text or size(message.length)
-        elif not plan.known and _said_twice(call, message):
+        elif not plan.known and said_twice(call, message):
             text, identity = size(message.length), ""
         else:
             return None
@@ -143,7 +149,7 @@ class Summarizer:
             return f"({escape(message.note)})", ""
         read = side.known.get(payload)
         if read is None:
-            parsed = self._registry.parse(side.type, payload)
+            parsed = self._registry.parse(side.type, side.mask(side.type, payload) if side.mask else payload)
             body = parsed.message
             if body is None:
                 return f"(does not parse: {escape(parsed.error)})", ""
@@ -198,8 +204,12 @@ class Summarizer:
             request, response = _first_fields(source), _first_fields(target)
         paths = ID_PATHS.get(service, ())
         carries_event = service in EVENT_CARRIERS and method == "Forward"
-        asks = _Side(found.input_type, _items(request, source), _id_getters(paths, source), {})
-        answers = _Side(found.output_type, _items(response, target), _id_getters(paths, target), {})
+        asks = _Side(
+            found.input_type, _items(request, source), _id_getters(paths, source), self._mask(request, source), {}
+        )
+        answers = _Side(
+            found.output_type, _items(response, target), _id_getters(paths, target), self._mask(response, target), {}
+        )
         streaming = found.client_streaming or found.server_streaming
         each, _, back = STREAMED.get(service, {}).get(method, "").partition("→")
         return _Plan(
@@ -210,12 +220,18 @@ class Summarizer:
             carries_event,
             True,
             (
-                asks._replace(items=_items(each, source), known={}),
-                answers._replace(items=_items(back, target), known={}),
+                asks._replace(items=_items(each, source), mask=self._mask(each, source), known={}),
+                answers._replace(items=_items(back, target), mask=self._mask(back, target), known={}),
             )
             if streaming
             else (),
         )
+
+    def _mask(self, specification: str, descriptor: Descriptor) -> Callable[[str, bytes], bytes] | None:
+        paths = [path for word in specification.split() for path in parse_item(word)[1]]
+        fields = [field for path in paths if (field := resolve(path, descriptor)) is not None]
+        masker = self._masker
+        return masker.mask if masker is not None and any(masker.masks(field) for field in fields) else None
 
 
 def method_name(service: str, method: str) -> str:
@@ -244,7 +260,8 @@ def _first_two(messages: list[Message]) -> tuple[Message | None, Message | None]
     return request, response
 
 
-def _said_twice(call: Call, message: Message) -> bool:
+def said_twice(call: Call, message: Message) -> bool:
+    """Whether this message is not the first of its side: then its call is a stream, whatever schemas know of it."""
     said = call.response_count if message.direction else call.message_count - call.response_count
     return said > 1
 
@@ -321,6 +338,8 @@ def _one(label: str | None, get: Callable[[Any], Any], field: FieldDescriptor, f
         )
     if form == "set":
         return lambda message: f"{label} {names}" if (names := _set_fields(get(message))) else ""
+    if form == "args":
+        return lambda message: _args(get(message))
     numeric = field.cpp_type not in (FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_MESSAGE)
     if field.enum_type is not None:
         names = {value.number: value.name for value in field.enum_type.values}
@@ -335,6 +354,16 @@ def _one(label: str | None, get: Callable[[Any], Any], field: FieldDescriptor, f
     if form == "always":
         return lambda message: before + shown(get(message))
     return lambda message: before + shown(value) if (value := get(message)) else ""
+
+
+def _args(packed: Any) -> str:  # noqa: ANN401 # an Any of a private pool
+    if packed.type_url != PROCESS_URL:
+        return ""
+    try:
+        args = cast("dict[str, Any]", parse_json(packed.value)).get("args")
+    except (ValueError, AttributeError):
+        return ""
+    return _words(args) if isinstance(args, list) else ""
 
 
 def _set_fields(message: Any) -> str:  # noqa: ANN401 # see Descriptor

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dissectors.events import Direction
+from dissectors.masking import EVIDENCE
 from tracer.calls import Call, CallUpdate, Finding, Message, State, Update
 from tracer.output import look
 from tracer.output.codes import reset_name, status_name
 from tracer.output.escape import escape
-from tracer.output.fields import EXPECTED_FAILURES
+from tracer.output.fields import EXPECTED_ENDS, EXPECTED_FAILURES
+from tracer.output.limits import near_limit
 from tracer.output.look import Look
-from tracer.output.meaning import near_limit
 from tracer.output.summary import Summarizer
 from tracer.output.units import Clock, duration, short_id
 from tracer.waiting import meant_to_wait
@@ -26,6 +27,10 @@ UNANSWERED_NS = 1_000_000_000
 """After so long in capture time a call without an answer gets a line of its own."""
 MAX_REASON = 1000
 """Characters of a status message on a line. The cause tends to stand at its end, so it is seldom cut."""
+
+
+MAX_NAME = 16
+"""Characters of `pod/container` on a line: the last ones, which tell pods of one deployment apart."""
 
 
 class Details(Protocol):
@@ -47,13 +52,21 @@ class TextPrinter:
         look: Look,
         clock: Clock,
         details: Details | None = None,
+        names: bool = False,
+        show_secrets: bool = False,
+        wanted: Callable[[Call, int], bool] | None = None,
     ) -> None:
+        self.shown = 0
+        """Calls printed that had ended."""
+        self._wanted = wanted
         self._write = write
         self._summarizer = summarizer
         self._look = look
         self._plain = look.unicode and not look.colour  # nothing to do to a line
         self._clock = clock
         self._details = details
+        self._names = names
+        self._evidence = None if show_secrets else EVIDENCE
         self._now_ns = 0
         self._young: deque[Call] = deque()  # opened less than UNANSWERED_NS ago, by age; the ended among them too
         self._open: dict[int, Call] = {}
@@ -104,11 +117,12 @@ class TextPrinter:
         end = self._now_ns if end_ns is None else end_ns
         for call in self._open.values():
             self._unanswered(call, end, at_end=True)
-            self._detail(call)
         self._open.clear()
         self._young.clear()
 
     def _unanswered(self, call: Call, now_ns: int, *, at_end: bool = False) -> None:
+        if self._wanted is not None and not self._wanted(call, now_ns):
+            return
         status = "waiting" if meant_to_wait(call.service, call.method) else "open"
         extra = [f"(open at the end of the capture{_dropped(call)})"] if at_end else []
         if at_end and call.note:
@@ -118,15 +132,22 @@ class TextPrinter:
             left -= now_ns
             extra.append(f"deadline in {duration(left)}" if left > 0 else f"deadline passed {duration(-left)} ago")
         self._line(call, look.OPEN, status, now_ns - call.start_ns, extra, answered=at_end)
+        if at_end:
+            self._detail(call)
 
     def _ended(self, call: Call) -> None:
+        if self._wanted is not None and not self._wanted(call, self._now_ns):
+            return
+        self.shown += 1
         sign, status = look.OK, "OK"
         extra = []
         if call.status is not None:
             code = call.status.code
             if code:
                 status = status_name(code)
-                expected = (call.method, code) in EXPECTED_FAILURES.get(call.service, ())
+                expected = (call.method, code) in EXPECTED_FAILURES.get(call.service, ()) or (
+                    (call.service, call.method, call.status.message) in EXPECTED_ENDS
+                )
                 sign = look.OK if expected else look.FAILED
                 if call.status.message:
                     extra.append(f"— {escape(call.status.message[:MAX_REASON])}")
@@ -157,15 +178,22 @@ class TextPrinter:
     def _streamed(self, call: Call, message: Message) -> None:
         """Print a message of a stream as it comes: its place in the stream, and how long after its start."""
         summary = self._summarizer.streamed(call, message)
-        if summary is None:
+        if summary is None or (self._wanted is not None and not self._wanted(call, message.time_ns)):
             return
         place = f"#{message.number}"
         arrow, text = ("←", summary.response) if message.direction else ("→", summary.request)
         line = (
-            f"{self._clock.text(message.time_ns)} {look.MESSAGE} {call.hop:<6} {short_id(summary.id):<13} "
+            f"{self._clock.text(message.time_ns)} {look.MESSAGE} {call.hop:<6} {self._identity(call, summary.id):<13} "
             f"{summary.method:<20} {place:<9} {duration(message.time_ns - call.start_ns):>9}  {arrow} {text}"
         )
         self._write(self._look.line(look.MESSAGE, line))
+
+    def _identity(self, call: Call, identity: str) -> str:
+        """The column of the pod or container: its id, and its name if names are asked for."""
+        if not self._names:
+            return short_id(identity)
+        identity, name = _whom(call, short_id(identity))
+        return f"{identity:<13} {name:<16}"
 
     def _line(
         self, call: Call, sign: str, status: str, length_ns: int, extra: list[str], *, answered: bool = True
@@ -179,8 +207,9 @@ class TextPrinter:
             extra = ["(begun before the capture)", *extra]
         if extra:
             text = " ".join([text, *extra]) if text else " ".join(extra)
+        identity = self._identity(call, summary.id)
         line = (
-            f"{time} {sign} {call.hop:<6} {short_id(summary.id):<13} {summary.method:<20} "
+            f"{time} {sign} {call.hop:<6} {identity:<13} {summary.method:<20} "
             f"{status:<9} {duration(length_ns):>9}  {text}"
         )
         self._write(line.rstrip() + "\n" if self._plain else self._look.line(sign, line.rstrip()))
@@ -191,8 +220,8 @@ class TextPrinter:
                 self._write(self._look.line(look.OK, line))
 
     def _finding(self, finding: Finding) -> None:
-        if finding.fatal:
-            return  # the command says it, on stderr and by its status
+        if finding.fatal or (self._wanted is not None and finding.flow is not None):
+            return  # of a fatal one the command says it, on stderr and by its status
         sign = {"gap": look.GAP, "malformed": look.MALFORMED, "notice": look.NOTICE}[finding.kind]
         if finding.flow is None:
             where = "capture" if finding.offset is None else f"capture at byte {finding.offset}"
@@ -205,10 +234,26 @@ class TextPrinter:
                 where += f", from the {side}, at byte {finding.offset}"
         lost = f" {finding.length} bytes" if finding.kind == "gap" else ""
         of = f" (call {finding.call.number})" if finding.call is not None else ""
-        evidence = f": {escape(finding.evidence)}" if finding.evidence else ""
+        evidence = f": {escape(finding.evidence[: self._evidence])}" if finding.evidence else ""
+        if finding.text:
+            evidence = f": {escape(finding.text[:MAX_REASON])}"
+            if len(finding.text) > MAX_REASON:
+                evidence += f" … ({finding.length} bytes)"
         hop = finding.flow.hop if finding.flow is not None else ""
         text = f"{finding.kind}{lost}, {where}{of}: {escape(finding.reason)}{evidence}"
         self._write(self._look.line(sign, f"{self._clock.text(finding.time_ns)} {sign} {hop:<6} {text}"))
+
+
+def _whom(call: Call, identity: str) -> tuple[str, str]:
+    """The id and the name of the pod or container that a call is about, as far as they are known by now; escaped."""
+    place = call.place
+    if place is None:
+        return identity, ""
+    if not identity:
+        whom = place.container or place.pod
+        identity = "" if whom is None else short_id(escape(whom.id))
+    name = escape(place.label())
+    return identity, name if len(name) <= MAX_NAME else "…" + name[1 - MAX_NAME :]
 
 
 def _dropped(call: Call) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from dissectors.events import Metadata
+from dissectors.masking import mask_metadata
 from dissectors.render import Renderer
 from protos.registry import Registry
 from tracer.calls import Call
@@ -37,7 +36,7 @@ class VerboseDetails:
         ]
         if call.timeout_ns is not None:
             lines.append(f"    deadline {duration(call.timeout_ns)}")
-        lines += _metadata("metadata", call.metadata)
+        lines += self._metadata("metadata", call.metadata)
         found = self._registry.method(call.service, call.method)
         types = (found.input_type, found.output_type) if found is not None else ("", "")
         before = 0
@@ -45,7 +44,7 @@ class VerboseDetails:
         for message in call.messages:
             if message.direction and not answered:
                 answered = True
-                lines += _metadata("response metadata", call.response_metadata)
+                lines += self._metadata("response metadata", call.response_metadata)
             if message.number != before + 1:
                 lines.append(f"    … {message.number - before - 1} messages not kept")
             before = message.number
@@ -62,8 +61,8 @@ class VerboseDetails:
             else:
                 lines += [escape(line) for line in self._renderer.guess_text(message.payload, INDENT)]
         if not answered:
-            lines += _metadata("response metadata", call.response_metadata)
-        lines += _metadata("trailers", call.trailers)
+            lines += self._metadata("response metadata", call.response_metadata)
+        lines += self._metadata("trailers", call.trailers)
         if call.status is not None and call.status.code:
             lines.append(f"    status {status_name(call.status.code)} {escape(call.status.message)}".rstrip())
             if call.status.details:
@@ -71,9 +70,10 @@ class VerboseDetails:
                 lines += [escape(line) for line in rendered]
         return lines
 
-
-def _metadata(title: str, metadata: Metadata) -> list[str]:
-    if not metadata:
-        return []
-    show: Callable[[str | bytes], str] = lambda value: value.hex() if isinstance(value, bytes) else escape(value)  # noqa: E731 # two forms of one value
-    return [f"    {title}", *[f"        {escape(key)}: {show(value)}" for key, value in metadata]]
+    def _metadata(self, title: str, metadata: Metadata) -> list[str]:
+        if not metadata:
+            return []
+        lines = [f"    {title}"]
+        for key, value in metadata if self._renderer.show_secrets else mask_metadata(metadata):
+            lines.append(f"        {escape(key)}: {value.hex() if isinstance(value, bytes) else escape(value)}")
+        return lines

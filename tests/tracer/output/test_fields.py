@@ -9,7 +9,7 @@ from tracer.output.fields import EVENT_FIELDS, EVENT_ID_PATHS, EXPECTED_FAILURES
 from tracer.output.summary import _FORMS, parse_item, resolve
 from tracer.waiting import WAITING
 
-ODD_FORMS = {"exit", "count", "exec", "set"}
+ODD_FORMS = {"exit", "count", "exec", "set", "args"}
 
 ENTRIES = [(service, method, text) for service, methods in FIELDS.items() for method, text in methods.items()]
 

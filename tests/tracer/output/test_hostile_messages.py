@@ -36,11 +36,11 @@ def nested(registry: Registry, depth: int) -> bytes:
 def both(registry: Registry, payload: bytes, service: str = TASK, method: str = "Exec") -> tuple[list[str], Any]:
     """The lines of a call with this request, and its JSON object's request."""
     lines: list[str] = []
-    details = VerboseDetails(registry, Renderer(registry, Meanings()))
+    details = VerboseDetails(registry, Renderer(registry, Meanings(), show_secrets=True))
     look = Look(colour=False, unicode=True)
     text = TextPrinter(lines.append, Summarizer(registry), look=look, clock=Clock(utc=True), details=details)
     objects: list[str] = []
-    for printer in (text, JsonPrinter(objects.append, registry, Renderer(registry))):
+    for printer in (text, JsonPrinter(objects.append, registry, Renderer(registry, show_secrets=True))):
         told = Told(printer)
         told.at(0, opened(1, method, service), message(1, REQUEST, payload), protocol="ttrpc")
         told.at(1, ended(1), protocol="ttrpc")

@@ -27,7 +27,7 @@ SPEC = "types.containerd.io/opencontainers/runtime-spec/1/"
 
 def lines(registry: Registry, type_name: str, fields: dict[str, Any]) -> list[str]:
     payload = registry.message_class(type_name)(**fields).SerializeToString()
-    return Renderer(registry, Meanings(utc=True)).to_text(type_name, payload)
+    return Renderer(registry, Meanings(utc=True), show_secrets=True).to_text(type_name, payload)
 
 
 def all_fields(registry: Registry) -> dict[str, FieldDescriptor]:
@@ -105,6 +105,11 @@ def test_only_numbers_are_taken_for_numbers(registry: Registry) -> None:
             {"rss": 4096, "pg_fault": 4096, "hierarchical_memory_limit": 9223372036854771712},
             ["rss: 4096 (4 KiB)", "pg_fault: 4096", "hierarchical_memory_limit: 9223372036854771712 (no limit)"],
         ),
+        (
+            "io.containerd.cgroups.v1.MemoryEntry",
+            {"usage": 4096, "failcnt": 4096},
+            ["usage: 4096 (4 KiB)", "failcnt: 4096"],
+        ),
         ("io.containerd.cgroups.v2.CPUStat", {"usage_usec": 2_500_000}, ["usage_usec: 2500000 (2.500s)"]),
         ("io.containerd.cgroups.v2.MemoryStat", {"usage_limit": 2**64 - 1}, [f"usage_limit: {2**64 - 1} (no limit)"]),
         ("grpc.LinuxDevice", {"FileMode": 0o666}, ["FileMode: 438 (0666)"]),
@@ -148,7 +153,7 @@ def test_a_timestamp_has_the_local_time_beside_it(registry: Registry, monkeypatc
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "EST5")
         time.tzset()
-        shown = Renderer(registry, Meanings()).to_text("containerd.task.v3.WaitResponse", payload)
+        shown = Renderer(registry, Meanings(), show_secrets=True).to_text("containerd.task.v3.WaitResponse", payload)
     time.tzset()
     assert shown == ["exited_at: 1970-01-01T00:00:05Z (1969-12-31 19:00:05.000000 here)"]
 
@@ -180,6 +185,20 @@ def test_json_of_the_runtime_specification_is_explained_too(registry: Registry) 
         "      cpu:",
         "        quota: 50000 (50.000ms)",
         "        shares: 5",
+    ]
+
+
+def test_the_specification_in_the_info_of_a_verbose_answer_is_explained(registry: Registry) -> None:
+    info = {"pid": 7, "runtimeSpec": {"mounts": [{"options": ["ro", "bind"]}]}, "mounts": [{"options": ["ro"]}]}
+    assert lines(registry, "runtime.v1.ContainerStatusResponse", {"info": {"info": json.dumps(info)}}) == [
+        "info:",
+        "  info (JSON):",
+        "    pid: 7",
+        "    runtimeSpec:",
+        "      mounts:",
+        "        - options: ro,bind",
+        "    mounts:",
+        '      - options: ["ro"]',
     ]
 
 

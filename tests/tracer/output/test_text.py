@@ -50,11 +50,18 @@ PLAIN = Look(colour=False, unicode=True)
 
 
 class Printed(Told):
-    def __init__(self, registry: Registry, look: Look = PLAIN, *, verbose: bool = False) -> None:
+    def __init__(
+        self, registry: Registry, look: Look = PLAIN, *, verbose: bool = False, show_secrets: bool = False
+    ) -> None:
         self.page = Page()
-        details = VerboseDetails(registry, Renderer(registry)) if verbose else None
+        details = VerboseDetails(registry, Renderer(registry, show_secrets=show_secrets)) if verbose else None
         self.text = TextPrinter(
-            self.page.write, Summarizer(registry), look=look, clock=Clock(utc=True), details=details
+            self.page.write,
+            Summarizer(registry, show_secrets=show_secrets),
+            look=look,
+            clock=Clock(utc=True),
+            details=details,
+            show_secrets=show_secrets,
         )
         super().__init__(self.text)
 
@@ -279,6 +286,29 @@ def test_each_method_shows_the_fields_that_matter(
     assert [shown[9:] for shown in printed.page.without_time() if shown[0] != "·"] == [line]
 
 
+@pytest.mark.parametrize(
+    ("url", "value", "shown"),
+    [
+        ("Process", b'{"args": ["sh", "-c", "exit 3"], "cwd": "/"}', " sh -c 'exit 3'"),
+        ("Process", b'{"args": ["a", 1, null, "\\n"]}', " a 1 None '\\n'"),
+        ("Process", b'{"args": 5}', ""),
+        ("Process", b"[]", ""),
+        ("Process", b'{"args"', ""),
+        ("Spec", b'{"args": ["sh"]}', ""),
+    ],
+)
+def test_an_exec_shows_the_command_line_inside_of_its_any(
+    printed: Printed, registry: Registry, url: str, value: bytes, shown: str
+) -> None:
+    request = registry.message_class("containerd.task.v3.ExecProcessRequest")(id=POD, exec_id="probe")
+    spec: Any = request.spec  # type: ignore[attr-defined] # made at run time from the schema
+    spec.type_url, spec.value = f"types.containerd.io/opencontainers/runtime-spec/1/{url}", value
+    printed.at(0, opened(1, "Exec", TASK), message(1, REQUEST, request.SerializeToString()))
+    printed.at(1, message(1, RESPONSE), ended(1))
+    (line,) = printed.page
+    assert line.partition("exec probe")[2] == shown
+
+
 def test_a_forwarded_event_is_shown_as_the_event_that_it_is(printed: Printed, registry: Registry, make: Make) -> None:
     exited = make("containerd.events.TaskExit", {"container_id": POD, "id": "probe", "pid": 71, "exit_status": 137})
     envelope = registry.message_class("containerd.services.events.ttrpc.v1.ForwardRequest")()
@@ -490,7 +520,7 @@ def test_colour_is_added_to_a_sign_never_in_its_place(registry: Registry) -> Non
 def test_a_method_that_no_schema_has_is_shown_with_its_sizes(printed: Printed) -> None:
     printed.at(0, opened(1, "Do", "acme.v1.Thing"), message(1, REQUEST, bytes(1500)))
     printed.at(1, message(1, RESPONSE, bytes(7)), ended(1))
-    assert printed.page.without_time()[0].endswith("Thing/Do             OK          1.000ms  1.5 kB → 7 B")
+    assert printed.page.without_time()[0].endswith("Thing/Do             OK          1.000ms  1.5 kB (no schema) → 7 B")
 
 
 def test_a_call_whose_start_was_not_seen_says_so(printed: Printed) -> None:
@@ -513,3 +543,29 @@ def test_messages_seen_before_are_shown_as_the_first_time(registry: Registry, ma
         printed.at(number, message(1, RESPONSE, answered), ended(1))
         assert f" {POD[:13]} " in printed.page[-1]
         assert printed.page[-1].endswith(f" pid {pid}")
+
+
+def test_a_line_of_a_log_is_escaped_and_cut_with_its_length(printed: Printed) -> None:
+    printed.text.update(Finding("notice", START, "log", FLOW, RESPONSE, 5, 9, text='{"a":"\x1b"}'))
+    printed.text.update(Finding("notice", START, "log", FLOW, RESPONSE, 14, 2000, text="x" * 2000))
+    first, second = printed.page.without_time()
+    assert first == r'* cri    notice, connection 1, from the server, at byte 5: log: {"a":"\x1b"}'
+    assert second.endswith("log: " + "x" * 1000 + " … (2000 bytes)")
+
+
+@pytest.mark.parametrize("show_secrets", [False, True])
+def test_secrets_are_masked_unless_they_are_asked_for(registry: Registry, make: Make, show_secrets: bool) -> None:
+    printed = Printed(registry, verbose=True, show_secrets=show_secrets)
+    config = {"config": {"envs": [{"key": "KEY", "value": "aHVudGVyMg=="}], "metadata": {"name": "main"}}}
+    asked = make("runtime.v1.CreateContainerRequest", config)
+    metadata = (("authorization", "Bearer hunter2"), ("user-agent", "crictl"))
+    printed.at(0, opened(1, "CreateContainer", metadata=metadata), message(1, REQUEST, asked), ended(1))
+    answered = make("runtime.v1.ExecResponse", {"url": "http://127.0.0.1:4242/exec/hunter2"})
+    printed.at(1, opened(3, "Exec"), message(3, RESPONSE, answered), ended(3))
+    printed.at(2, opened(5, "Do", "acme.v1.Thing"), message(5, REQUEST, b"\x0a\x07hunter2"), ended(5))
+    printed.at(3, Malformed(REQUEST, 40, "no frame", b"\0" * 10 + b"hunter2", 9))
+    text = "\n".join(printed.page)
+    assert "KEY" in text
+    assert "crictl" in text
+    assert "/exec/" in text
+    assert text.replace(" ", "").count("hunter2") == (6 if show_secrets else 0)
