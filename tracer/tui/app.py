@@ -48,7 +48,7 @@ TICK_S = 0.1
 """How often what changed by itself is drawn."""
 LOOK_S = 1.0
 """How often the session is looked at, and the number page made anew."""
-WIDE = 140
+WIDE = 170
 """From this width on the detail stands beside the list, not below it."""
 LAG_NS = 200_000_000
 """What has passed may take so long to be in the file: ages are up to then."""
@@ -768,8 +768,8 @@ class PodwireApp(App[str], inherit_bindings=False):
             self._draw_detail(cursor=0 if other else None)
         elif event.state is WorkerState.ERROR:
             self.detail.loaded = None
-            reason = str(event.worker.error)
-            self._tree.show([Line(((escape(reason), WRONG),))], cursor=0)
+            reason = str(event.worker.error).split(": ")  # a path can be longer than the pane is wide
+            self._tree.show([Line(((escape(part), WRONG),)) for part in ["not to be had", *reason]], cursor=0)
 
     def _draw_detail(self, *, cursor: int | None = None) -> None:
         tabs = [(f" {name} ", HEAD if name == self.detail.tab else DIM) for name in TABS]
@@ -784,7 +784,7 @@ class PodwireApp(App[str], inherit_bindings=False):
             return
         if line is not None and isinstance(line.target, Branch):
             each = 16 if self._side.size.width >= 150 else 8
-            hexes.styles.width = 9 + 4 * each + 1
+            hexes.styles.width = 10 + 4 * each + 1
             lines, at = hex_lines(line.target, each)
             hexes.show(lines, cursor=at)
         else:

@@ -50,6 +50,8 @@ COLUMNS = {
     )
 }
 """All columns, in their order. The last two come when they are asked for."""
+FEWEST = 4
+"""Columns that stay however narrow it is."""
 NARROW = 90
 """Below this width, times go to the millisecond and less is said."""
 TIMES = ("day", "start", "before")
@@ -120,6 +122,8 @@ class CallList(ScrollView, can_focus=True, inherit_bindings=False):
             if self.deadlines:
                 wanted[-1:] = [COLUMNS["deadline"]]
             chosen = [each._replace(width=12) if each.name == "time" and width < NARROW else each for each in wanted]
+            while len(chosen) > FEWEST and sum(each.width or 11 for each in chosen) + len(chosen) + 3 > width:
+                chosen.pop()
         taken = sum(column.width + 1 for column in chosen) + 3
         free = [column for column in chosen if not column.width]
         rest = max(8, (width - taken) // len(free)) if free else 0

@@ -198,7 +198,7 @@ def hex_lines(branch: Branch, each: int) -> tuple[list[Line], int]:
     lines = []
     for at in range(0, min(len(payload), HEX_LINES * each), each):
         piece = payload[at : at + each]
-        spans: list[Span] = [(f"{at:06x}  ", DIM)]
+        spans: list[Span] = [(f" {at:06x}  ", DIM)]
         spans += [(f"{byte:02x}", MARK if start <= at + i < end else PLAIN) for i, byte in enumerate(piece)]
         spans[1:] = [part for span in spans[1:] for part in (span, (" ", PLAIN))]
         spans.append(("   " * (each - len(piece)) + " ", PLAIN))

@@ -66,14 +66,14 @@ def number_lines(rows: Rows, sums: list[Sums], by: str, span: tuple[int, int], *
     }[by]
     first, last = span
     seconds = max((last - first) / 1e9, 1e-9)
-    head = f"{'hop':<6} {'method':<24} {'calls':>8} {'per s':>8} {'errors':>7} {'open':>5} {'p50':>9} {'p99':>9}  "
+    head = f"{'hop':<6} {'method':<20} {'calls':>6} {'per s':>7} {'errors':>6} {'open':>5} {'p50':>9} {'p99':>9}  "
     total = sum(each.calls for each in sums)
     told = f"{total} calls in {seconds:.1f} s, ordered by {by} (o: by the next, enter: these calls)"
     lines = [Line(((told, DIM),)), Line(((head + "over time", HEAD),))]
     for each in sorted(sums, key=order, reverse=True):
         kind = rows.kinds[each.kind]
-        text = f"{fit(kind.hop, 6)} {fit(kind.name, 24)} {each.calls:>8} {each.calls / seconds:>8.1f} "
-        errors: Span = (f"{each.errors:>7} ", SIGNS[look.FAILED] if each.errors else DIM)
+        text = f"{fit(kind.hop, 6)} {fit(kind.name, 20)} {each.calls:>6} {each.calls / seconds:>7.1f} "
+        errors: Span = (f"{each.errors:>6} ", SIGNS[look.FAILED] if each.errors else DIM)
         times = f"{each.open:>5} {duration(each.quantile(0.5)):>9} {duration(each.quantile(0.99)):>9}  "
         plotted = plot(each.starts, first, last, _STEPS if unicode else _ASCII_STEPS)
         lines.append(Line(((text, PLAIN), errors, (times, PLAIN), (plotted, BOLD)), each.kind))
