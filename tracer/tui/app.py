@@ -100,7 +100,7 @@ class Prompt(Input):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "app.close_prompt", show=False),
         Binding("tab", "complete", show=False),
-        Binding("f1", "app.do('help')", show=False),
+        Binding("ctrl+c", "app.leave", show=False),
     ]
 
     def action_complete(self) -> None:
@@ -126,13 +126,17 @@ class Suggestions(Suggester):
 class Main(Screen[None], inherit_bindings=False):
     """The one screen; all keys are the app's."""
 
+    AUTO_FOCUS = ""  # it would take the keys from what the first of them has opened
+
 
 class PodwireApp(App[str], inherit_bindings=False):
     """The session. Its result is `leave` or `detach`."""
 
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(",".join(key.keys), f"do('{key.id}')", key.text, show=False, id=key.id) for key in keys.KEYS
+        # Of priority: a key is done before the next one is given to a pane, however fast they come.
+        Binding(",".join(key.keys), f"do('{key.id}')", key.text, show=False, priority=True, id=key.id)
+        for key in keys.KEYS
     ]
     CSS = """
     Screen { background: ansi_default; color: ansi_default; }
@@ -207,7 +211,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         if isinstance(self.setup.behind, LiveSession):
             self.setup.behind.listen()
         self._lay_out()
-        self.calls.focus()
+        self._focus(self.calls)
         self.tick()
         self.set_interval(TICK_S, self.tick)
 
@@ -333,6 +337,14 @@ class PodwireApp(App[str], inherit_bindings=False):
 
     # -- keys ------------------------------------------------------------------------------------------------------
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Whether an act is to be had: none of them while words are typed."""
+        return action != "do" or self.focused is not self._prompt
+
+    def action_leave(self) -> None:
+        """Leave, out of the prompt too."""
+        self.do_leave()
+
     def action_do(self, name: str) -> None:
         """Do what a key stands for."""
         self._said = None
@@ -391,7 +403,7 @@ class PodwireApp(App[str], inherit_bindings=False):
             if self._hex.display:
                 panes.append(self._hex)
         at = panes.index(self.focused) if self.focused in panes else 0
-        panes[(at + step) % len(panes)].focus()
+        self._focus(panes[(at + step) % len(panes)])
 
     def do_open(self) -> None:
         pane = self.focused
@@ -401,7 +413,7 @@ class PodwireApp(App[str], inherit_bindings=False):
             self._fold(None)
         else:
             self._show_detail(True)
-            self._tree.focus()
+            self._focus(self._tree)
 
     def do_unfold(self) -> None:
         self._fold(True)
@@ -427,6 +439,10 @@ class PodwireApp(App[str], inherit_bindings=False):
     def do_command(self) -> None:
         self._ask("command", "")
 
+    def _focus(self, pane: Widget) -> None:
+        """Give a pane the keys at once: those that come next are its own, however fast they are typed."""
+        self.screen.set_focus(pane)
+
     def _ask(self, what: str, value: str) -> None:
         self._prompt_for = what
         prompt = self._prompt
@@ -440,7 +456,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         }[what]
         prompt.display = True
         prompt.cursor_position = len(value)
-        prompt.focus()
+        self._focus(prompt)
 
     def _completions(self, text: str) -> list[str]:
         if self._prompt_for == "command":
@@ -450,7 +466,7 @@ class PodwireApp(App[str], inherit_bindings=False):
     def action_close_prompt(self) -> None:
         """Nothing is asked any more."""
         self._prompt.display = False
-        (self._page_lines if self._page else self.calls).focus()
+        self._focus(self._page_lines if self._page else self.calls)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Say what is wrong with a filter while it is typed."""
@@ -639,14 +655,14 @@ class PodwireApp(App[str], inherit_bindings=False):
         self.calls.display = False
         page = self._page_lines
         page.display = True
-        page.focus()
+        self._focus(page)
         self._show_page(name, cursor=0)
 
     def _close_page(self) -> None:
         self._page = ""
         self._page_lines.display = False
         self.calls.display = True
-        self.calls.focus()
+        self._focus(self.calls)
 
     def _show_page(self, name: str, *, cursor: int | None = None) -> None:
         makers = {
@@ -710,7 +726,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         if not shown:
             self._zoomed = False
             self.calls.display = not self._page
-            self.calls.focus()
+            self._focus(self.calls)
         self._shown_row = None
         self._refresh_detail()
 
@@ -722,7 +738,7 @@ class PodwireApp(App[str], inherit_bindings=False):
             self.do_open()
         self._zoomed = not self._zoomed
         self.calls.display = not self._zoomed
-        (self._tree if self._zoomed else self.calls).focus()
+        self._focus(self._tree if self._zoomed else self.calls)
 
     def do_view(self) -> None:
         self.detail.tab = TABS[(TABS.index(self.detail.tab) + 1) % len(TABS)]

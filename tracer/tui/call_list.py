@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rich.style import Style
 from textual.events import Click
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -90,6 +90,8 @@ class CallList(ScrollView, can_focus=True, inherit_bindings=False):
         """A column says what is left of each call's deadline."""
         self._paint = paint
         self._clock = Clock(utc=utc)
+        self._drawn: list[Strip] = []
+        """The lines as they are on the screen."""
 
     def move_to(self, position: int) -> None:
         """Put the cursor on a line, and that on the screen."""
@@ -105,7 +107,20 @@ class CallList(ScrollView, can_focus=True, inherit_bindings=False):
         if not top <= cursor < top + height:
             at = cursor if cursor < top else cursor - height + 1
             self.scroll_to(y=at, animate=False, immediate=True)
-        self.refresh()
+        self._draw_changed()
+
+    def _draw_changed(self) -> None:
+        """Draw the lines that are not as they were: on a slow line each one counts."""
+        width, height = self.size
+        lines = [self._line(y, width) for y in range(height)]
+        if len(lines) != len(self._drawn):
+            self._drawn = lines
+            self.refresh()
+            return
+        changed = [Region(0, y, width, 1) for y in range(height) if lines[y] != self._drawn[y]]
+        self._drawn = lines
+        if changed:
+            self.refresh(*changed)
 
     @property
     def page(self) -> int:
@@ -130,7 +145,9 @@ class CallList(ScrollView, can_focus=True, inherit_bindings=False):
         return [column if column.width else column._replace(width=rest) for column in chosen]
 
     def render_line(self, y: int) -> Strip:
-        width = self.size.width
+        return self._line(y, self.size.width)
+
+    def _line(self, y: int, width: int) -> Strip:
         if y == 0:
             return self._header(width)
         at = y - 1 + int(self.scroll_offset.y)

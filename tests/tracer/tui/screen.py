@@ -11,7 +11,6 @@ from textual.pilot import Pilot
 
 from protos.registry import Registry
 from tracer.tui.app import PodwireApp, Setup
-from tracer.tui.rows import Batch
 from tracer.tui.session import Behind, NothingBehind
 from tracer.tui.source import Source, WholeSource
 
@@ -35,7 +34,9 @@ class Screen:
 
     async def type(self, text: str) -> None:
         """Type words, and enter."""
-        await self.press(*["space" if character == " " else character for character in text], "enter")
+        await self.pilot.press(*["space" if character == " " else character for character in text], "enter")
+        await self.app.workers.wait_for_complete()
+        await self.pilot.pause()
 
     @property
     def lines(self) -> list[str]:
@@ -88,23 +89,3 @@ def run(
     finally:
         source.close()
     return app
-
-
-class Told:
-    """A source that gives what a test puts into it."""
-
-    def __init__(self, capture: Path) -> None:
-        self._whole = WholeSource(str(capture))
-        self.states = self._whole.states
-        self.held = self._whole.batches()
-        self.ended = False
-
-    def batches(self) -> list[Batch]:
-        """What was let go."""
-        return []
-
-    def end(self) -> None:
-        self.ended = True
-
-    def close(self) -> None:
-        self._whole.close()
