@@ -2,18 +2,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BUILT_FROM := pyproject.toml hatch_build.py $(shell find protos/schemas -name '*.proto')
 
 .PHONY: help demo test lint format bench fuzz clean
 
 help:    ## this text
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
-$(VENV)/.demo: pyproject.toml hatch_build.py
+$(VENV)/.demo: $(BUILT_FROM)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml hatch_build.py
+$(VENV)/.dev: $(BUILT_FROM)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]'
 	@touch $@ $(VENV)/.demo
@@ -37,8 +38,9 @@ bench: $(VENV)/.dev    ## ratios to a peer, each kind in one run
 	$(BIN)/python -m tests.bench decode
 	$(BIN)/python -m tests.bench relay
 
-fuzz: $(VENV)/.dev    ## a minute of mutated connections through the dissectors
+fuzz: $(VENV)/.dev    ## a minute of mutated connections through the dissectors, 10,000 through the Lua one
 	$(BIN)/python -m tests.fuzz.fuzz 60
+	$(BIN)/python -m tests.fuzz.wireshark 20
 
 clean:    ## what was built
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis protos/descriptors.binpb

@@ -8,10 +8,11 @@ neither is told once, and its bytes are counted; nothing is made up of them.
 
 from __future__ import annotations
 
-from dissectors import http2, nri_mux, ttrpc_frames
+from dissectors import http2, hvsock, nri_mux, ttrpc_frames
 from dissectors.events import Direction, Dissector, Event, Malformed, Skipped
 from dissectors.foreign import LOOK, looks_like
 from dissectors.grpc import GrpcConnection
+from dissectors.hvsock import HvsockConnection
 from dissectors.nri import NriConnection
 from dissectors.ttrpc import TtrpcConnection
 
@@ -30,7 +31,7 @@ def settled(dissector: Dissector) -> Dissector:
     expected, its own dissector, since all that the detector still has to do is a word on a mistaken one."""
     if isinstance(dissector, _Detector) and dissector.inner is not None:
         expected = dissector.expected
-        if expected not in _NAMES or expected == dissector.protocol:
+        if expected not in _NAMES or dissector.protocol in (expected, "hvsock"):
             return dissector.inner
     return dissector
 
@@ -84,6 +85,10 @@ class _Detector:
         head = self._heads[direction]
         if direction == Direction.REQUEST and http2.PREFACE.startswith(head[:LOOK]):
             return "grpc" if len(head) >= LOOK else ""
+        if direction == Direction.REQUEST and hvsock.is_sound(head):
+            return "hvsock"
+        if direction == Direction.REQUEST and hvsock.may_begin(head):
+            return ""
         if len(head) < ttrpc_frames.HEADER_SIZE:
             return "grpc" if http2.is_sound(head) else ""
         # Nearly always no header of the one can be taken for one of the other: their types stand where the other has an
@@ -122,6 +127,8 @@ class _Detector:
             self.inner = TtrpcConnection()
         elif protocol == "nri":
             self.inner = NriConnection()
+        elif protocol == "hvsock":
+            self.inner = HvsockConnection()
         else:
             self.inner = _Unknown(self._heads)
         events: list[Event] = []

@@ -111,6 +111,30 @@ class Skipped(NamedTuple):
     reason: str
 
 
+class PortOpened(NamedTuple):
+    """A VMM opened a port of its guest; what follows is what the port speaks."""
+
+    port: int
+    """0: it is not known which."""
+    passed: bool
+    """A descriptor was handed over for the port: its bytes do not go through this connection."""
+
+
+class PortRefused(NamedTuple):
+    """A VMM closed a connection without an answer, as it does until its guest listens."""
+
+    port: int
+
+
+class LogLine(NamedTuple):
+    """One line of a guest's log."""
+
+    direction: Direction
+    offset: int
+    line: bytes
+    """Without its end."""
+
+
 class Inner(NamedTuple):
     """An event of one of the connections that go inside of this one.
 
@@ -124,14 +148,18 @@ class Inner(NamedTuple):
     event: CallOpened | CallMetadata | CallMessage | CallHalfClosed | CallEnded | Malformed | Skipped
 
 
-Event = CallOpened | CallMetadata | CallMessage | CallHalfClosed | CallEnded | Malformed | Skipped | Inner
+Event = (
+    CallOpened | CallMetadata | CallMessage | CallHalfClosed | CallEnded | Malformed | Skipped | Inner | PortOpened
+    | PortRefused | LogLine
+)  # fmt: skip
 
 
 class Dissector(Protocol):
     """One connection, both directions. No call of it raises on content or waits for anything."""
 
     protocol: str
-    """`grpc`, `ttrpc`, `nri` (ttrpc in NRI's multiplexer), `unknown`, or empty while it is not known yet."""
+    """`grpc`, `ttrpc`, `nri` (ttrpc in NRI's multiplexer), `hvsock` (what a guest's port speaks, behind a VMM's
+    handshake), `unknown`, or empty while it is not known yet."""
 
     def feed(self, direction: Direction, data: bytes) -> list[Event]:
         """Take bytes as they came; return what they completed, in order."""

@@ -16,11 +16,13 @@ MAX_DEPTH = 64
 """Deeper is an error shown beside the raw bytes. The OCI specification nests nine deep, and Python's recursion ends at
 1,000 frames, of which the caller has some."""
 
+PROCESS_URL = "types.containerd.io/opencontainers/runtime-spec/1/Process"
+
 # Go types that containerd's typeurl registers under a path; their value is what encoding/json wrote.
 JSON_TYPE_URLS = frozenset(
     {
         "types.containerd.io/opencontainers/runtime-spec/1/Spec",
-        "types.containerd.io/opencontainers/runtime-spec/1/Process",
+        PROCESS_URL,
         "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources",
         "types.containerd.io/opencontainers/runtime-spec/1/WindowsResources",
         "types.containerd.io/opencontainers/runtime-spec/1/features/Features",

@@ -2,8 +2,9 @@
 
 In: a type's full name and the bytes. Out: a dict for `json.dumps`, or lines. It never raises on content: what does not
 parse is shown as an error beside its bytes. `json_format` is not used, since one `Any` that it does not know, or one
-that carries JSON, fails the whole message. It refuses to know what the fields mean, and escapes nothing: text from the
-wire, control characters and line ends included, is made fit for a terminal by whoever prints it.
+that carries JSON, fails the whole message. It refuses to know what the fields mean (whoever wants that in text tells
+it), and escapes nothing: text from the wire, control characters and line ends included, is made fit for a terminal by
+whoever prints it.
 
 One function per message type is made from its descriptor when it is first met; only fields that are set are visited.
 """
@@ -13,14 +14,16 @@ from __future__ import annotations
 import math
 from base64 import b64encode
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from dissectors.guess import inside, number_text, wire_fields
 from dissectors.json_value import JSON_TYPE_URLS, MAX_DEPTH, JSONObject, JSONValue, parse_json
+from dissectors.masking import Masker, mask_unknown
 from dissectors.render_text import Bare, bytes_text, text_lines
 from dissectors.well_known import duration_text, shortest_float, timestamp_text
 from protos.registry import Registry
@@ -29,6 +32,10 @@ __all__ = ["JSONObject", "JSONValue", "NotUtf8", "Renderer"]
 
 MAX_UNKNOWN = 1000
 """Unknown fields shown of one message. One costs two bytes on the wire and some three hundred here."""
+MAX_GUESSED = 10_000
+"""Unknown fields shown of one payload, with those that are guessed to lie in one another."""
+MAX_INSIDE = 1 << 16
+"""Bytes of an unknown field that are looked into."""
 
 _Dynamic: TypeAlias = Any
 """A value of a field, or a message whose attributes come from the schema: nothing that a type checker could know."""
@@ -59,13 +66,34 @@ class NotUtf8(str):
     """Text of a string field that is not UTF-8: its bad bytes are written as \\xNN."""
 
 
-class Renderer:
-    """Shows payloads. Holds what it made of each message type; not safe for use by several threads at once."""
+class Meaning(Protocol):
+    """Says what values mean, for people."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-        self._json = _Form(registry, wide=str, data=_base64, name=str)
-        self._text = _Form(registry, wide=None, data=bytes_text, name=Bare)
+    def field(self, field: FieldDescriptor) -> Callable[[Any], str | None] | None:
+        """Return what makes the text of a value of this field (its result None: as it is); None: as they are."""
+        ...
+
+    def time(self, seconds: int, nanos: int) -> str | None:
+        """Return what stands beside a Timestamp, such as the local time, or None."""
+        ...
+
+    def document(self, type_url: str, value: JSONValue) -> JSONValue:
+        """Return the JSON that an Any carries as it is shown."""
+        ...
+
+
+class Renderer:
+    """Shows payloads, secrets masked unless they are asked for. Holds what it made of each message type; not safe for
+    use by several threads at once.
+
+    With `meaning` it adds to text, not to JSON, what values mean.
+    """
+
+    def __init__(self, registry: Registry, meaning: Meaning | None = None, *, show_secrets: bool = False) -> None:
+        self.show_secrets = show_secrets
+        self._mask = None if show_secrets else Masker(registry).mask
+        self._json = _Form(registry, wide=str, data=_base64, name=str, unknown=_json_field)
+        self._text = _Form(registry, wide=None, data=bytes_text, name=Bare, unknown=_text_field, meaning=meaning)
 
     def to_json(self, type_name: str, payload: bytes) -> JSONObject:
         """Return the message as a dict for `json.dumps`: names as in the .proto, fields that are not set left out.
@@ -73,14 +101,31 @@ class Renderer:
         Enums by name (a number without one stays a number), 64-bit numbers as strings, bytes in base64, the well-known
         types as in the proto JSON mapping, map keys sorted. Keys that begin with `@` are ours: `@type` (with `value`
         where it is no message, `value_base64` and `error` where it is not to be had) in an Any; `@unknown`, a list of
-        field, wire_type and value; `@not_utf8`, the fields with text that is not UTF-8; `@error` and `@base64` for
-        what does not parse.
+        field, wire_type and value, and what is guessed to lie in its bytes: `text` or `message`; `@not_utf8`, the
+        fields with text that is not UTF-8; `@error` and `@base64` for what does not parse.
         """
-        return self._json.payload(type_name, payload)
+        return self._json.payload(type_name, payload if self._mask is None else self._mask(type_name, payload))
 
     def to_text(self, type_name: str, payload: bytes, indent: int = 0) -> list[str]:
         """Return the message as lines, each with `indent` spaces before it. Long bytes are cut, with their length."""
-        return text_lines(self._text.payload(type_name, payload), indent)
+        shown = payload if self._mask is None else self._mask(type_name, payload)
+        return text_lines(self._text.payload(type_name, shown), indent)
+
+    def unknown(self, payload: bytes) -> bytes:
+        """Return a message that no schema has as it may be shown."""
+        return payload if self.show_secrets else mask_unknown(payload)
+
+    def guess_json(self, payload: bytes) -> list[JSONValue]:
+        """Return the fields of a message that no schema has, like `@unknown`; nothing where it parses as no message."""
+        return self._json.guess(self.unknown(payload)) or []
+
+    def guess_text(self, payload: bytes, indent: int = 0) -> list[str]:
+        """Return the fields of a message that no schema has as lines, or its bytes where it parses as no message."""
+        payload = self.unknown(payload)
+        fields = self._text.guess(payload)
+        if fields is None:
+            return text_lines({"bytes": bytes_text(payload)}, indent)
+        return text_lines({"guess": fields}, indent) if fields else []
 
 
 def _base64(data: bytes) -> str:
@@ -95,6 +140,18 @@ def _as_text(value: str | bytes) -> str:
         return value.decode("utf-8")
     except UnicodeDecodeError:
         return NotUtf8(value.decode("utf-8", "backslashreplace"))
+
+
+def _json_field(number: int, wire_type: str, value: JSONValue, found: JSONValue) -> JSONObject:
+    """An unknown field, with what is guessed to lie in it, if anything."""
+    shown: JSONObject = {"field": number, "wire_type": wire_type, "value": value}
+    if found is not None:
+        shown["text" if isinstance(found, str) else "message"] = found
+    return shown
+
+
+def _text_field(number: int, wire_type: str, value: JSONValue, found: JSONValue) -> JSONObject:
+    return {str(number): value if found is None or isinstance(found, str) else found}
 
 
 class _Field(NamedTuple):
@@ -113,15 +170,26 @@ class _Form:
         wide: Callable[[int], JSONValue] | None,
         data: Callable[[bytes], JSONValue],
         name: Callable[[str], str],
+        unknown: Callable[[int, str, JSONValue, JSONValue], JSONObject],
+        meaning: Meaning | None = None,
     ) -> None:
         self._registry = registry
+        self._meaning = meaning
         self._wide, self._data, self._name = wide, data, name
+        self._unknown_field = unknown
+        self._left = MAX_GUESSED
         self._messages: dict[object, _Convert] = {}  # by Descriptor
         self._unchecked_files: dict[FileDescriptor, bool] = {}
 
     # -- whole payloads ------------------------------------------------------------------------------------------
 
+    def guess(self, payload: bytes) -> list[JSONValue] | None:
+        self._left = MAX_GUESSED
+        fields = wire_fields(payload)
+        return None if fields is None else self._unknown(fields, 0)
+
     def payload(self, type_name: str, payload: bytes) -> JSONObject:
+        self._left = MAX_GUESSED
         parsed = self._registry.parse(type_name, payload)
         if parsed.message is None:
             return {"@error": self._name(parsed.error), "@base64": self._data(payload)}
@@ -144,7 +212,8 @@ class _Form:
             shown["@not_utf8"] = ["@type"]
         try:
             if url in JSON_TYPE_URLS:
-                return shown | {"value": parse_json(value)}
+                document = parse_json(value)
+                return shown | {"value": self._meaning.document(url, document) if self._meaning else document}
             name = self._registry.resolve_any(url)
             if name is not None:
                 if depth >= MAX_DEPTH:
@@ -158,9 +227,11 @@ class _Form:
                 return shown | {"value": inside}
             if not value and not url:
                 return {}
-            if value[:1] not in (b"{", b"["):
-                raise ValueError("no schema has this type")
-            return shown | {"value": parse_json(value)}
+            if value[:1] in (b"{", b"["):
+                return shown | {"value": parse_json(value)}
+            shown |= {"value_base64": self._data(value), "error": self._name("no schema has this type")}
+            guess = self._inside(value, depth + 1)
+            return shown if guess is None or isinstance(guess, str) else shown | {"guess": guess}
         except ValueError as error:
             return shown | {"value_base64": self._data(value), "error": self._name(str(error))}
 
@@ -215,22 +286,33 @@ class _Form:
     def _unknown(self, fields: _Dynamic, depth: int) -> list[JSONValue]:
         shown: list[JSONValue] = []
         for field in fields:
-            if len(shown) == MAX_UNKNOWN:
-                shown.append({"omitted": len(fields) - MAX_UNKNOWN})
+            if len(shown) == MAX_UNKNOWN or not self._left:
+                shown.append({"omitted": len(fields) - len(shown)})
                 break
-            data = field.data
+            self._left -= 1
+            wire_type, data = field.wire_type, field.data
+            found: JSONValue = None
             value: JSONValue
             if isinstance(data, bytes):
-                value = self._data(data)
+                value, found = self._data(data), self._inside(data, depth + 1)
             elif isinstance(data, int):
-                value = data if field.wire_type == 5 or self._wide is None else self._wide(data)
+                value = self._number(wire_type, data)
             elif depth < MAX_DEPTH:
                 value = self._unknown(data, depth + 1)
             else:
                 value = {"@error": self._name(f"nests more than {MAX_DEPTH} deep")}
-            wire_type = self._name(_WIRE_TYPES[field.wire_type])
-            shown.append({"field": field.field_number, "wire_type": wire_type, "value": value})
+            shown.append(self._unknown_field(field.field_number, self._name(_WIRE_TYPES[wire_type]), value, found))
         return shown
+
+    def _number(self, wire_type: int, value: int) -> JSONValue:
+        if self._wide is None:
+            return self._name(number_text(wire_type, value))
+        return value if wire_type == 5 else self._wide(value)
+
+    def _inside(self, data: bytes, depth: int) -> JSONValue:
+        """What is guessed to lie in the bytes of an unknown field."""
+        found = inside(data) if len(data) <= MAX_INSIDE and depth < MAX_DEPTH else None
+        return found if found is None or isinstance(found, str) else self._unknown(found, depth)
 
     # -- fields --------------------------------------------------------------------------------------------------
 
@@ -239,11 +321,21 @@ class _Form:
         if _is_map(model):
             return _Field(name, self._map(field, model, unchecked))
         convert = self._value(field, model, unchecked)
-        if not model.is_repeated:
-            return _Field(name, convert)
-        if convert is None:
-            return _Field(name, lambda values, depth: list(values))
-        return _Field(name, lambda values, depth: [convert(value, depth) for value in values])
+        plain = convert
+        if model.is_repeated:
+            if convert is None:
+                plain = lambda values, depth: list(values)  # noqa: E731 # one of two forms
+            else:
+                plain = lambda values, depth: [convert(value, depth) for value in values]  # noqa: E731 # as above
+        explain = self._meaning.field(model) if self._meaning and not unchecked else None
+        if explain is None:
+            return _Field(name, plain)
+
+        def explained(value: _Dynamic, depth: int) -> JSONValue:
+            text = explain(value)
+            return self._name(text) if text is not None else value if plain is None else plain(value, depth)
+
+        return _Field(name, explained)
 
     def _value(self, field: FieldDescriptor, model: FieldDescriptor, unchecked: bool) -> _Convert | None:
         """What to do with one value of a field; None: nothing."""
@@ -300,7 +392,7 @@ class _Form:
         if full_name == "google.protobuf.Any":
             return self._any
         if full_name == "google.protobuf.Timestamp":
-            return lambda message, depth: self._time(message, timestamp_text)
+            return lambda message, depth: self._timestamp(message)
         if full_name == "google.protobuf.Duration":
             return lambda message, depth: self._time(message, duration_text)
         if unchecked:
@@ -314,6 +406,11 @@ class _Form:
         if full_name in _STRUCTS:
             return self._struct
         return None
+
+    def _timestamp(self, message: _Dynamic) -> JSONValue:
+        shown = self._time(message, timestamp_text)
+        here = self._meaning.time(message.seconds, message.nanos) if self._meaning and isinstance(shown, str) else None
+        return shown if here is None else self._name(f"{shown} ({here})")
 
     def _time(self, message: _Dynamic, text: Callable[[int, int], str | None]) -> JSONValue:
         shown = text(message.seconds, message.nanos)

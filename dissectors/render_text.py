@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from dissectors.json_value import JSONObject, JSONValue
+from dissectors.json_value import JSONObject, JSONValue, parse_json
 
 TEXT_LIMIT = 1024
 """Bytes of a bytes field that are shown as text."""
 HEX_LIMIT = 64
 """Bytes of a bytes field that are shown in hexadecimal."""
+JSON_LIMIT = 1 << 16
+"""Bytes of a bytes field that are looked at for JSON; that of a string is, however long."""
+_DEEPEST = 64
+"""Spaces before a line whose text is still looked at for JSON in JSON: with that it ends."""
 _LINE = 100
 """A list of plain values goes on one line if it fits into this."""
 _LAYOUT = str.maketrans("", "", "\t\n\r")
@@ -20,8 +21,15 @@ class Bare(str):
     """Text that is shown without quotes, since it is no string of the message."""
 
 
-def bytes_text(data: bytes) -> Bare:
-    """Return bytes as text where they are text, else in hexadecimal; cut where they are long, and then with a count."""
+def bytes_text(data: bytes) -> str:
+    """Return bytes as text where they are text, else in hexadecimal; cut where they are long, and then with a count.
+
+    JSON comes out as a plain string, which is shown as the tree that it is.
+    """
+    if data[:1] in (b"{", b"[") and len(data) <= JSON_LIMIT:
+        text = data.decode("utf-8", "replace")
+        if json_in(text) is not None:
+            return text
     head = data[:TEXT_LIMIT]
     try:
         text = head.decode("utf-8")
@@ -36,6 +44,16 @@ def bytes_text(data: bytes) -> Bare:
     return Bare(f"0x{data[:HEX_LIMIT].hex()}{'…' if len(data) > HEX_LIMIT else ''} ({len(data)} bytes)")
 
 
+def json_in(text: str) -> JSONValue:
+    """Return the JSON object or list that a text is, whole; None for any other text, and for empty ones."""
+    if not ((text.startswith("{") and text.endswith("}")) or (text.startswith("[") and text.endswith("]"))):
+        return None
+    try:
+        return parse_json(text.encode("utf-8", "replace")) or None
+    except ValueError:
+        return None
+
+
 def text_lines(tree: JSONObject, indent: int) -> list[str]:
     """Return the lines of a message."""
     lines: list[str] = []
@@ -45,6 +63,10 @@ def text_lines(tree: JSONObject, indent: int) -> list[str]:
 
 
 def _entry(key: str, value: JSONValue, pad: str, lines: list[str]) -> None:
+    if type(value) is str and value[:1] in ("{", "[") and len(pad) <= _DEEPEST:
+        inside = json_in(value)
+        if inside is not None:
+            key, value = f"{key} (JSON)", inside
     if isinstance(value, dict) and value:
         kind = value.get("@type")
         lines.append(f"{pad}{key}:" if kind is None else f"{pad}{key}: ({kind})")

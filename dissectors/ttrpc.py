@@ -160,9 +160,10 @@ _new = tuple.__new__
 class TtrpcConnection:
     """Both directions of one ttrpc connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, starts: tuple[int, int] = (0, 0)) -> None:
+        """`starts`: where each direction begins in its flow, if something else came before."""
         self.protocol = "ttrpc"
-        self._readers = (FrameReader(_REQUEST), FrameReader(_RESPONSE))
+        self._readers = FrameReader(_REQUEST, start=starts[0]), FrameReader(_RESPONSE, start=starts[1])
         self._states: dict[int, State] = {}  # of the calls that are OPEN or HALF_CLOSED
         self._seen_from: int | None = None  # from this stream id to the highest, every request was seen
         self._highest_id = 0

@@ -78,11 +78,11 @@ class FrameReader:
     that are no frame, the next sound one is looked for. Holds at most one frame and one read.
     """
 
-    def __init__(self, direction: Direction, *, limit: int = MAX_PAYLOAD) -> None:
+    def __init__(self, direction: Direction, *, limit: int = MAX_PAYLOAD, start: int = 0) -> None:
         self._direction = direction
         self._limit = limit
         self._buffer = bytearray()
-        self._offset = 0  # in the flow, of the buffer's first byte
+        self._offset = start  # in the flow, of the buffer's first byte
         self._need = HEADER_SIZE  # below this size the buffer completes nothing
         self._skip = 0  # bytes of a payload that are still to be passed over; the buffer is empty then
         self._unsound_since: int | None = None  # the offset at which sync was lost; None: in sync

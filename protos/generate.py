@@ -1,8 +1,8 @@
 """Write the .proto files of `protos/schemas/` from the interface facts: `python -m protos.generate`.
 
 A developer's tool, not in the wheel. In: the family files of `tests/facts/`. Out: one .proto a file of the facts, under
-its own path, and one a package of what only older versions define (`legacy/<package>.proto`). The files below
-`schemas/google/protobuf/` are written by hand and left alone. It refuses to know what the APIs mean.
+its own path, and one a package of what only older versions define (`legacy/<package>.proto`). The files of `BY_HAND`
+are left alone. It refuses to know what the APIs mean.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-FAMILIES = ("cri-v1", "cri-v1alpha2", "containerd-task", "containerd-services", "runc-options", "ttrpc")
+FAMILIES = (
+    "cri-v1",
+    "cri-v1alpha2",
+    "containerd-task",
+    "containerd-services",
+    "runc-options",
+    "kata-agent",
+    "nri",
+    "ttrpc",
+)
 
 # Each defines names that another file defines too, or needs descriptor.proto, which tshark's parser refuses.
 LEFT_OUT = frozenset(
@@ -30,7 +39,10 @@ BY_HAND = {
     "google/protobuf/field_mask.proto": ("FieldMask",),
     "google/protobuf/struct.proto": ("Struct", "Value", "ListValue", "NullValue"),
     "google/protobuf/timestamp.proto": ("Timestamp",),
+    "google/protobuf/wrappers.proto": (),
+    "google/rpc/error_details.proto": (),
 }
+"""Files that are written by hand, each with what legacy files may import it for."""
 
 Facts = dict[str, Any]
 
@@ -41,8 +53,11 @@ def load_facts(folder: Path) -> dict[str, Facts]:
     legacy: dict[str, Facts] = {}
     for family in FAMILIES:
         facts = json.loads((folder / f"{family}.json").read_text(encoding="utf-8"))
+        removed = removed_methods(facts)
         for path, file in facts["files"].items():
             if path not in LEFT_OUT:
+                for service, item in file.get("services", {}).items():
+                    item["methods"] += removed.get(service, [])
                 files[path] = file | {"imports": [name for name in file["imports"] if name not in LEFT_OUT]}
         for kind, named in facts.get("legacy", {}).items():
             for full_name, item in named.items():
@@ -55,7 +70,27 @@ def load_facts(folder: Path) -> dict[str, Facts]:
     for file in legacy.values():
         own = set(_types_of(file))
         file["imports"] = sorted({home[name] for name in _references(file) if name not in own})
+    home |= {name: f"legacy/{package}.proto" for package, file in legacy.items() for name in _types_of(file)}
+    for file in files.values():
+        needed = {home[name] for name in _references(file) if home.get(name, "").startswith("legacy/")}
+        file["imports"] = [*file["imports"], *sorted(needed)]
     return files | {f"legacy/{package}.proto": file for package, file in legacy.items()}
+
+
+def removed_methods(facts: Facts) -> dict[str, list[Facts]]:
+    """Return, by service, the methods that older versions had and the newest has not: old agents are still called."""
+    now = {
+        (service, method["name"])
+        for file in facts["files"].values()
+        for service, item in file.get("services", {}).items()
+        for method in item["methods"]
+    }
+    removed: dict[str, list[Facts]] = {}
+    for change in (change for step in facts.get("differences", ()) for change in step.get("changed", ())):
+        method = change.get("removed", {})
+        if "service" in change and method and (change["service"], method["name"]) not in now:
+            removed.setdefault(change["service"], []).append(method)
+    return removed
 
 
 def _types_of(file: Facts) -> Iterator[str]:
@@ -115,7 +150,7 @@ def _type(file: Facts, full_name: str, indent: str) -> list[str]:
         if name.rpartition(".")[0] == full_name:
             lines += _type(file, name, indent + "  ")
     oneof = ""
-    for field in message["fields"]:
+    for field in _oneofs_together(message["fields"]):
         if field.get("oneof", "") != oneof:
             lines += [f"{indent}  }}"] if oneof else []
             oneof = field.get("oneof", "")
@@ -123,6 +158,12 @@ def _type(file: Facts, full_name: str, indent: str) -> list[str]:
         lines.append(f"{indent}  {'  ' if oneof else ''}{_field(field)}")
     lines += [f"{indent}  }}"] if oneof else []
     return [*lines, f"{indent}}}"]
+
+
+def _oneofs_together(fields: list[Facts]) -> list[Facts]:
+    """The fields with the members of each oneof behind its first: numbers of others may lie between theirs."""
+    firsts = {name: at for at, field in reversed([*enumerate(fields)]) if (name := field.get("oneof"))}
+    return [fields[at] for at in sorted(range(len(fields)), key=lambda at: firsts.get(fields[at].get("oneof"), at))]
 
 
 def _field(field: Facts) -> str:
@@ -150,7 +191,7 @@ def main() -> None:
     texts = generate(root / "tests" / "facts")
     for path in schemas.rglob("*.proto"):
         name = path.relative_to(schemas).as_posix()
-        if name not in texts and not name.startswith("google/protobuf/"):
+        if name not in texts and name not in BY_HAND:
             path.unlink()
     for name, text in texts.items():
         target = schemas / name

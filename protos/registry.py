@@ -87,6 +87,11 @@ class Registry:
         """Return the full names of all services, sorted."""
         return sorted({service for layer in self._layers for service in layer.services()})
 
+    def methods(self, service: str) -> list[str]:
+        """Return the names of a service's methods, sorted; none of a service that no schema has."""
+        self.method(service, "")
+        return sorted(self._methods.get(service, ()))
+
     def method(self, service: str, method: str) -> Method | None:
         """Return a method by its service's full name and its own, or None."""
         methods = self._methods.get(service)

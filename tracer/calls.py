@@ -181,6 +181,8 @@ class Finding(NamedTuple):
     call: Call | None = None
     fatal: bool = False
     """The reading of the file ends here."""
+    text: str = ""
+    """What was said, where it is no call: a line of a log."""
 
 
 Update = CallUpdate | Finding

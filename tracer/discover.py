@@ -10,7 +10,7 @@ from protos.errors import PodwireError
 from tracer import processes
 from tracer.relay import sockdiag, surroundings
 from tracer.relay.held import Held, read_held, runtime_folder
-from tracer.relay.targets import FOLDER_HOPS, Target
+from tracer.relay.targets import FOLDER_HOPS, VM_FOLDERS, Target
 
 SHIM_FOLDER = "/run/containerd/s"
 """Fixed up to containerd 2.2, the default of `socket_dir` since; shims of k3s and microk8s lie there too."""
@@ -18,7 +18,7 @@ SHIM_FOLDER = "/run/containerd/s"
 NRI_SOCKET = "/run/nri/nri.sock"
 """The default of containerd and CRI-O, whichever runs."""
 
-HOPS = ("cri", "task", "events", "agent", "nri")
+HOPS = ("cri", "task", "events", "agent", "nri", "other")
 
 
 def default_sockets() -> list[tuple[str, str]]:
@@ -49,7 +49,7 @@ def find_targets(named: list[str], *, existing: bool) -> list[Target]:
     Raises PodwireError for a name that makes no sense, a socket that is not there, and where nothing is found.
     """
     if named:
-        targets = [_named(text) for text in named]
+        targets = [target for text in named for target in _named(text)]
     else:
         targets = []
         looked = default_sockets()
@@ -67,25 +67,32 @@ def find_targets(named: list[str], *, existing: bool) -> list[Target]:
                 f"no runtime socket found (looked at {paths}): "
                 "--socket HOP=PATH names one, podwire demo shows it without"
             )
-    if not any(target.hop == "task" for target in targets):
+    if not any(target.hop in FOLDER_HOPS for target in targets):
         targets.append(Target("task", SHIM_FOLDER, "", existing=existing, required=False))
+        targets += [Target("agent", folder, "", existing=existing, required=False) for folder in VM_FOLDERS]
     return [target._replace(existing=existing or bool(target.name)) for target in targets]
 
 
-def _named(text: str) -> Target:
+def _named(text: str) -> list[Target]:
     hop, separator, path = text.partition("=")
     if not separator or hop not in HOPS or not path:
         raise PodwireError(f"--socket {text}: is not HOP=PATH, with HOP one of {', '.join(HOPS)}")
     path = os.path.abspath(path)
-    if hop in FOLDER_HOPS:
+    if hop == "agent" and not is_socket(path):
+        if os.path.exists(path) and not os.path.isdir(path):
+            raise PodwireError(f"--socket {text}: for hop agent PATH is a socket, or a folder in which VMs have theirs")
+        folder = os.path.realpath(path)
+        below = [Target(hop, f"{folder}/{each}", "", existing=False, required=False) for each in ("*", "*/root")]
+        return [Target(hop, folder, "", existing=False, required=True), *below]
+    if hop == "task":
         if os.path.exists(path) and not os.path.isdir(path):
             raise PodwireError(f"--socket {text}: for hop {hop} PATH is the folder of the sockets")
-        return Target(hop, os.path.realpath(path), "", existing=False, required=True)
+        return [Target(hop, os.path.realpath(path), "", existing=False, required=True)]
     if not os.path.exists(path):
         raise PodwireError(f"--socket {text}: there is no such socket")
     if not is_socket(path):
         raise PodwireError(f"--socket {text}: is no socket")
-    return _main(hop, path, required=True)
+    return [_main(hop, path, required=True)]
 
 
 def _main(hop: str, path: str, *, required: bool) -> Target:
@@ -97,10 +104,10 @@ def check_access(targets: list[Target]) -> list[Target]:
     """The targets whose folders we may write in; raises PodwireError for one that was named, or where none is left."""
     allowed, refused = [], ""
     for target in targets:
-        folder = target.folder
+        folder = wanted = above_vms(target.folder)
         while not os.path.isdir(folder) and folder != "/":
             folder = os.path.dirname(folder)
-        comes_later = folder != target.folder and not target.required
+        comes_later = folder != wanted and not target.required
         if comes_later or os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
             allowed.append(target)
             continue
@@ -118,7 +125,34 @@ def without_those_a_pod_would_kill(targets: list[Target]) -> tuple[list[Target],
     through it (R3)."""
     if not surroundings.dies_with_its_pod():
         return targets, []
-    return [each for each in targets if each.name], [each for each in targets if not each.name]
+    left_out = [each for each in targets if each.hop in FOLDER_HOPS]
+    return [each for each in targets if each not in left_out], left_out
+
+
+def above_vms(folder: str) -> str:
+    """The part of a target's folder that is the same for every VM."""
+    return folder.partition("/*")[0] or "/"
+
+
+def sockets_in(target: Target) -> list[str]:
+    """The paths of the sockets of a folder's target that are there now."""
+    places = [""]
+    for part in target.folder.strip("/").split("/"):
+        places = [f"{place}/{name}" for place in places for name in (_names(place or "/") if part == "*" else [part])]
+    return [f"{place}/{name}" for place in places for name in _names(place) if target.matches(name)]
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def vm_places(targets: list[Target]) -> list[str]:
+    """The folders, if they are there, below which VMs of these targets come and go."""
+    places = {place for each in targets if os.path.isdir(place := above_vms(each.folder))}
+    return sorted(place for place in places if os.path.dirname(place) not in places)
 
 
 def target_path(target: Target) -> str:
@@ -169,7 +203,7 @@ def how_to_reopen(client: processes.Process) -> str:
     """What brings this client's traffic in, in words."""
     if client.label == "kubelet":
         unit = client.unit.removesuffix(".service") or "kubelet"
-        return f"systemctl restart {unit} reopens it, containers go on"
+        return f"--reopen kubelet, or systemctl restart {unit}, reopens it; containers go on"
     return "its next connection is seen"
 
 

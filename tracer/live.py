@@ -21,6 +21,7 @@ from typing import Any
 from protos.errors import PodwireError
 from tracer import discover, spool
 from tracer.capture.growing import GrowingCapture, watched
+from tracer.capture.monitor import Monitor, open_monitor
 from tracer.capture.packets import Notice, Packet
 from tracer.capture.recorder import Limits, Recorder
 from tracer.capture.ring import Ring
@@ -51,6 +52,8 @@ class Options:
     force: bool = False
     ring: Ring | None = None
     """The capture is a row of files."""
+    monitor: str = ""
+    """A vsockmon interface that is recorded too."""
 
 
 @dataclass(slots=True, eq=False, repr=False)  # its method is a signal handler, which `signal` looks up and prints
@@ -63,6 +66,8 @@ class Live:
     say: Say
     older: dict[str, discover.Older] = field(default_factory=dict)
     """By path of each named socket: who was connected before, and so is not seen; until it is told."""
+    when_taken: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """By path: what is to be done once it is ours, once."""
     control: socket.socket = field(init=False)
     ended: bool = False
     """The capture is complete."""
@@ -100,17 +105,22 @@ class Live:
             self._mend()
             spool.remove_forgotten()
             discover.refuse_second_tracer(self.options.targets)
+            packets = open_monitor(self.options.monitor) if self.options.monitor else None
             fd = create_capture(first)
+            keep = [fd] if packets is None else [fd, packets.fileno()]
 
             def record(shared: Shared, link: socket.socket) -> None:
-                Recorder(fd, limits, link, ring).run(shared)
+                Recorder(fd, limits, link, ring, None if packets is None else Monitor(packets)).run(shared)
 
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 self._handlers[number] = signal.signal(number, self._signalled)
             plan = Plan(self.options.targets, folder, self.capture, self.options.duration_s, self.options.force)
-            worker, self.control = start_relay(plan, record, [fd])
+            worker, self.control = start_relay(plan, record, keep)
             self._worker = worker
-            os.close(fd)
+            for each in keep:
+                os.close(each)
+            if packets is not None:
+                packets.detach()
             if self._left:
                 self._tell_to_leave()
             while not self._started and not self._gone:
@@ -216,7 +226,10 @@ class Live:
             self.say(f"the relay has no systemd unit of its own: {reason}")
 
     def _hear(self) -> None:
-        message = self.control.recv(65536)
+        try:
+            message = self.control.recv(65536)
+        except ConnectionResetError:  # it ended before it read what we had told it
+            message = b""
         if not message:
             self._gone = True
             if not self._left:
@@ -243,6 +256,9 @@ class Live:
             self.say(f"{hop} {path}: {_told(older)}")
         elif again and self._is_main(hop):
             self.say(f"{hop} {path}: its server started again; tracing it")
+        act = self.when_taken.pop(path, None)
+        if act is not None:
+            act()
 
     def _on_missed(self, hop: str, path: str, count: int) -> None:
         what = "1 connection was" if count == 1 else f"{count} connections were"

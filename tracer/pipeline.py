@@ -6,14 +6,30 @@ It joins the stages (flows, dissectors, calls) and knows nothing of files, proto
 from __future__ import annotations
 
 from dissectors.detect import open_dissector, settled
-from dissectors.events import CallOpened, Direction, Dissector, Event, Inner, Malformed, Skipped
+from dissectors.events import (
+    CallOpened,
+    Direction,
+    Dissector,
+    Event,
+    Inner,
+    LogLine,
+    Malformed,
+    PortOpened,
+    PortRefused,
+    Skipped,
+)
+from dissectors.hvsock import AGENT_PORT, LOG_PORT, PORT_NAMES, HvsockConnection, port_name
 from protos.hops import hop_of_service
 from tracer.calls import Call, CallTracker, Finding, Update
+from tracer.capture import vsock
 from tracer.capture.flows import Flow, FlowCarried, FlowClosed, FlowData, FlowEvent, FlowGap, FlowTable
 from tracer.capture.packets import Notice, Packet
+from tracer.refusals import Refusals
 
 EXPECTED = {"cri": "grpc", "task": "ttrpc", "events": "ttrpc", "agent": "ttrpc", "nri": "nri"}
 """The protocol of a hop; what speaks is detected all the same."""
+
+_OF_PORTS = frozenset({PortOpened, PortRefused, LogLine})
 
 
 class _Stream:
@@ -37,6 +53,7 @@ class Decoder:
         self._flows = FlowTable()
         self._tracker = CallTracker()
         self._streams: dict[int, _Stream] = {}
+        self._refusals = Refusals()
         self.now_ns = 0
         self.packets = 0
 
@@ -62,7 +79,7 @@ class Decoder:
 
     def finish(self) -> list[Update]:
         """Tell that there are no more packets. What is open stays open: see `open_calls`."""
-        return self._take(self._flows.finish(self.now_ns))
+        return self._take(self._flows.finish(self.now_ns)) + self._refusals.finish(self.now_ns)
 
     def open_calls(self) -> list[Call]:
         """What has no end yet, oldest first."""
@@ -70,11 +87,13 @@ class Decoder:
 
     def _take(self, events: list[FlowEvent]) -> list[Update]:
         updates: list[Update] = []
+        if self._refusals:
+            updates += self._refusals.over(self.now_ns)
         for event in events:
             flow = event.flow
             stream = self._streams.get(flow.id)
             if stream is None:
-                stream = self._streams[flow.id] = _Stream(flow, open_dissector(EXPECTED.get(flow.hop)))
+                stream = self._streams[flow.id] = _Stream(flow, _dissector(flow))
             if isinstance(event, FlowData):
                 told = stream.dissector.feed(event.direction, event.data)
                 if told:
@@ -89,14 +108,22 @@ class Decoder:
 
     def _tell(self, stream: _Stream, time_ns: int, told: list[Event]) -> list[Update]:
         flow, dissector = stream.flow, stream.dissector
+        if not told:
+            return []
         if not stream.protocol:
             stream.protocol = dissector.protocol
             stream.dissector = settled(dissector)
             if stream.protocol == "nri":
                 stream.inner = {}
                 flow.hop = flow.hop or "nri"
+            elif stream.protocol == "hvsock":
+                flow.hop = flow.hop or "agent"
+            if self._refusals and (port := vsock.port_of(flow.socket)) is not None:
+                return self._refusals.opened(flow, port, time_ns) + self._tell(stream, time_ns, told)
         if stream.inner is not None:
             return self._tell_inner(stream, stream.inner, time_ns, told)
+        if stream.protocol == "hvsock":
+            return self._tell_vsock(flow, time_ns, told)
         if not flow.hop:
             for event in told:
                 if isinstance(event, CallOpened) and event.service:
@@ -117,6 +144,27 @@ class Decoder:
                     inner[channel] = flow.inner(channel, asks), asks
                 flow, _ = inner[channel]
             updates += self._tracker.feed(flow, "ttrpc", time_ns, [event])
+        return updates
+
+    def _tell_vsock(self, flow: Flow, time_ns: int, told: list[Event]) -> list[Update]:
+        """Take what was told of a guest's port."""
+        if _OF_PORTS.isdisjoint(map(type, told)):
+            return self._tracker.feed(flow, "ttrpc", time_ns, told)
+        updates: list[Update] = []
+        for event in told:
+            if isinstance(event, PortOpened):
+                updates += self._refusals.opened(flow, event.port, time_ns)
+                updates += _port_opened(flow, time_ns, event)
+            elif isinstance(event, PortRefused):
+                self._refusals.refused(flow, event.port, time_ns)
+            elif isinstance(event, LogLine):
+                text = event.line.decode(errors="backslashreplace")
+                length = len(event.line)
+                updates.append(
+                    Finding("notice", time_ns, "log", flow, event.direction, event.offset, length, text=text)
+                )
+            else:
+                updates += self._tracker.feed(flow, "ttrpc", time_ns, [event])
         return updates
 
     def _carried(self, stream: _Stream, event: FlowCarried) -> list[Update]:
@@ -150,9 +198,31 @@ class Decoder:
             towards = direction if asks == Direction.REQUEST else Direction(1 - direction)
             updates += self._tracker.closed(inside, time_ns, towards, reset)
         stream.closed[direction] = True
+        if reset and all(stream.closed) and not stream.protocol:
+            port = vsock.port_of(flow.socket)
+            if port is not None:
+                self._refusals.refused(flow, port, time_ns)
         if all(stream.closed):
             del self._streams[flow.id]
         return updates
+
+
+def _dissector(flow: Flow) -> Dissector:
+    port = vsock.port_of(flow.socket)
+    if port in PORT_NAMES and port != AGENT_PORT:
+        return HvsockConnection(port)
+    return open_dissector(EXPECTED.get(flow.hop))
+
+
+def _port_opened(flow: Flow, time_ns: int, opened: PortOpened) -> list[Finding]:
+    """What is said of a port, if what it speaks does not show it."""
+    if opened.passed:
+        what = f"a descriptor was passed to {port_name(opened.port)}, whose bytes go through it"
+    elif opened.port in (AGENT_PORT, LOG_PORT):
+        return []
+    else:
+        what = f"{port_name(opened.port)} opened; its bytes are counted, not decoded"
+    return [Finding("notice", time_ns, what, flow)]
 
 
 def _as_carried(event: Event) -> Event | None:

@@ -16,7 +16,7 @@ from protos.registry import Registry
 
 FACTS = Path(__file__).resolve().parents[1] / "facts"
 REGISTRY = Registry.bundled()
-RENDERER = Renderer(REGISTRY)
+RENDERER = Renderer(REGISTRY, show_secrets=True)
 SPEC = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 
 
@@ -198,6 +198,70 @@ def test_unknown_fields_are_listed_with_their_wire_types() -> None:
     }
 
 
+def test_the_bytes_of_an_unknown_field_are_looked_into() -> None:
+    payload = b"\x9a\x06" + b"\x09" + field(1, b"\x08\x07") + field(2, b"web") + b"\x9a\x06\x03web"
+    inner = [
+        {"field": 1, "wire_type": "bytes", "value": "CAc=", "message": [varint(1, 7)]},
+        {"field": 2, "wire_type": "bytes", "value": "d2Vi", "text": "web"},
+    ]
+    assert RENDERER.to_json("runtime.v1.VersionRequest", payload) == {
+        "@unknown": [
+            {"field": 99, "wire_type": "bytes", "value": "CgIIBxIDd2Vi", "message": inner},
+            {"field": 99, "wire_type": "bytes", "value": "d2Vi", "text": "web"},
+        ]
+    }
+
+
+def test_a_message_that_no_schema_has_is_read_by_its_wire_types() -> None:
+    assert RENDERER.guess_json(b"\x08\x07" + field(2, b"a b")) == [
+        varint(1, 7),
+        {"field": 2, "wire_type": "bytes", "value": "YSBi", "text": "a b"},
+    ]
+    assert RENDERER.guess_json(b"") == RENDERER.guess_json(b"GET / HTTP/1.1") == []
+
+
+def test_what_an_any_of_an_unknown_type_holds_is_guessed_beside_its_bytes() -> None:
+    assert shown_any("example.com/Mine", b"\x08\x07") == {
+        "@type": "example.com/Mine",
+        "value_base64": "CAc=",
+        "error": "no schema has this type",
+        "guess": [varint(1, 7)],
+    }
+
+
+def test_guesses_that_nest_without_end_or_fan_out_are_bounded() -> None:
+    nested = b"\x08\x07"
+    for _ in range(200):
+        nested = b"\x0a" + varint_bytes(len(nested)) + nested
+    inside: Any = RENDERER.guess_json(nested)
+    for _ in range(63):
+        (inside,) = inside
+        inside = inside.get("message", [inside])
+    assert "message" not in inside[0]
+    wide = (b"\x0a\x04" + b"\x08\x01" * 2) * 8000
+    guess: Any = RENDERER.guess_json(b"\x0a" + varint_bytes(len(wide)) + wide)
+    assert len(guess[0]["message"]) == 1001
+    assert guess[0]["message"][-1] == {"omitted": 7000}
+    both: Any = RENDERER.guess_json((b"\x0a" + varint_bytes(len(wide)) + wide) * 12)
+    assert json.dumps(both).count('"field"') == 10_000
+
+
+def test_a_message_that_begins_like_text_is_no_text() -> None:
+    inner = field(1, b"a" * 32)  # a line end, a blank, letters
+    (guess,) = RENDERER.guess_json(field(1, inner))
+    assert guess["message"][0]["text"] == "a" * 32  # type: ignore[index,call-overload] # a dict
+    (guess,) = RENDERER.guess_json(field(1, b"\n\ttext\n"))
+    assert guess["text"] == "\n\ttext\n"  # type: ignore[index,call-overload] # a dict
+
+
+def varint(number: int, value: int) -> dict[str, Any]:
+    return {"field": number, "wire_type": "varint", "value": str(value)}
+
+
+def varint_bytes(value: int) -> bytes:
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint_bytes(value >> 7)
+
+
 def test_of_very_many_unknown_fields_the_first_are_shown_and_the_rest_counted() -> None:
     unknown = RENDERER.to_json("runtime.v1.VersionRequest", b"\x78\x01" * 1500)["@unknown"]
     assert isinstance(unknown, list)
@@ -289,7 +353,7 @@ def test_a_type_that_no_schema_has_is_taken_for_json_if_it_is_json_whole() -> No
 @pytest.mark.parametrize(
     ("url", "value", "reason"),
     [
-        ("example.com/Mine", b"\x0a\x00", "no schema has this type"),
+        ("example.com/Mine", b"\x0a\x05", "no schema has this type"),
         ("example.com/Mine", b"12", "no schema has this type"),
         ("example.com/Mine", b"", "no schema has this type"),
         ("", b"x", "no schema has this type"),

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from dissectors.render import JSONObject, Renderer
 from protos.registry import Registry
 from tests.dissectors.messages import random_message
+from tracer.output.meaning import Meanings
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = Registry.bundled()
-RENDERER = Renderer(REGISTRY)
+RENDERER = Renderer(REGISTRY, show_secrets=True)
+EXPLAINED = Renderer(REGISTRY, Meanings(), show_secrets=True)
 
 
 def type_names() -> list[str]:
@@ -109,14 +111,27 @@ def test_damaged_messages_are_shown_all_the_same(package: str) -> None:
                 data[rng.randrange(len(data))] = rng.randrange(256)
             cut = bytes(data[: rng.randint(0, len(data))])
             as_json(RENDERER.to_json(name, cut))
-            assert all(isinstance(line, str) for line in RENDERER.to_text(name, cut))
+            assert all(isinstance(line, str) for line in EXPLAINED.to_text(name, cut))
 
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.binary(max_size=200), name=st.sampled_from(TYPE_NAMES))
 def test_any_bytes_are_shown(data: bytes, name: str) -> None:
     as_json(RENDERER.to_json(name, data))
-    RENDERER.to_text(name, data)
+    EXPLAINED.to_text(name, data)
+    as_json({"guess": RENDERER.guess_json(data)})
+    RENDERER.guess_text(data)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_message_is_read_by_wire_type_where_its_schema_is_not_known(package: str) -> None:
+    for name in TYPE_NAMES:
+        if name.rpartition(".")[0] == package:
+            message = random_message(REGISTRY.message_class(name), 3)
+            guess = RENDERER.guess_json(message.SerializeToString())
+            as_json({"guess": guess})
+            numbers = {field["field"] for field in guess if "field" in field}  # type: ignore[index,operator] # a dict
+            assert numbers == {field.number for field, _ in message.ListFields()}
 
 
 @settings(max_examples=300, deadline=None)
@@ -155,6 +170,8 @@ def test_json_in_an_any_comes_out_as_it_went_in(value: object) -> None:
 def test_a_megabyte_made_to_hurt_is_shown_in_time(data: bytes) -> None:
     start = time.process_time()
     text = as_json(RENDERER.to_json("runtime.v1.ListContainersResponse", data))
-    RENDERER.to_text("runtime.v1.ListContainersResponse", data)
+    EXPLAINED.to_text("runtime.v1.ListContainersResponse", data)
+    RENDERER.guess_text(data)
+    as_json({"guess": RENDERER.guess_json(data)})
     assert time.process_time() - start < 20
     assert len(text) < 20 * len(data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from dissectors.render_text import bytes_text
 from protos.registry import Registry
 
 REGISTRY = Registry.bundled()
-RENDERER = Renderer(REGISTRY)
+RENDERER = Renderer(REGISTRY, show_secrets=True)
 
 
 def lines(type_name: str, indent: int = 0, **fields: Any) -> list[str]:
@@ -119,6 +121,32 @@ def test_bytes_are_text_or_hexadecimal_and_cut_where_they_are_long(data: bytes, 
     assert bytes_text(data) == text
 
 
+def test_json_in_a_string_is_shown_as_the_tree_that_it_is() -> None:
+    info = {"b": "OK", "info": '{"pid":7,"inner":"[{\\"deep\\":true}]"}', "odd": '{"pid":7} more', "none": "{}"}
+    assert lines("runtime.v1.StatusResponse", info=info) == [
+        "info:",
+        '  b: "OK"',
+        "  info (JSON):",
+        "    pid: 7",
+        "    inner (JSON):",
+        "      - deep: true",
+        '  none: "{}"',
+        '  odd: "{"pid":7} more"',
+    ]
+
+
+def test_json_in_bytes_is_shown_as_the_tree_that_it_is_unless_it_is_long() -> None:
+    assert lines("runtime.v1.ExecSyncResponse", stdout=b'{"a":[1,2]}') == ["stdout (JSON):", "  a: [1, 2]"]
+    long = b"[" + b"1," * 40_000 + b"1]"
+    (line,) = lines("runtime.v1.ExecSyncResponse", stdout=long)
+    assert line.endswith("… (80003 bytes)")
+
+
+def test_json_in_a_string_that_lies_deep_is_shown_as_text_so_that_it_ends() -> None:
+    text = '{"a":' * 40 + json.dumps('{"b":1}') + "}" * 40
+    assert lines("runtime.v1.VersionResponse", version=text)[-1].strip() == 'a: "{"b":1}"'
+
+
 def test_strings_of_a_message_are_never_cut() -> None:
     assert lines("runtime.v1.VersionResponse", version="x" * 5000) == [f'version: "{"x" * 5000}"']
 
@@ -135,10 +163,31 @@ def test_unknown_fields_and_bad_text_are_named() -> None:
         'version: "\\xff"',
         '@not_utf8: ["version"]',
         "@unknown:",
-        "  - field: 15",
-        "    wire_type: varint",
-        "    value: 5",
+        "  - 15: 5 (varint; as sint -3)",
     ]
+
+
+def test_a_message_that_no_schema_has_is_marked_as_a_guess_with_the_likeliest_reading_first() -> None:
+    payload = b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01" + b"\x11" + struct.pack("<d", 2.5)
+    payload += b"\x19" + struct.pack("<q", -7) + b"\x25" + struct.pack("<f", 0.5) + b"\x2a\x02\x08\x07"
+    payload += b"\x32\x03web" + b"\x3a\x02\xff\xff" + b"\x42\x00"
+    assert RENDERER.guess_text(payload, 2) == [
+        "  guess:",
+        "    - 1: -1 (varint; as sint -9223372036854775808)",
+        "    - 2: 2.5 (fixed64; as integer 4612811918334230528)",
+        "    - 3: -7 (fixed64)",
+        "    - 4: 0.5 (fixed32; as integer 1056964608)",
+        "    - 5:",
+        "        - 1: 7 (varint; as sint -4)",
+        '    - 6: "web"',
+        "    - 7: 0xffff (2 bytes)",
+        '    - 8: ""',
+    ]
+
+
+def test_what_is_no_message_is_shown_as_bytes() -> None:
+    assert RENDERER.guess_text(b"GET / HTTP/1.1\r\n") == ['bytes: "GET / HTTP/1.1\r\n"']
+    assert RENDERER.guess_text(b"") == []
 
 
 def test_nothing_is_escaped_here() -> None:

@@ -8,7 +8,7 @@ import subprocess
 import threading
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,39 @@ def test_a_pods_messages_have_what_was_asked(traced: Traced) -> None:
     assert [call["messages"][1]["body"].get("exit_code", 0) for call in execs] == [0, 3]
     (spec, _) = (request_of(call)["spec"] for call in traced.hop("task") if call["method"] == "Exec")
     assert spec["value"]["args"] == ["echo", "hello"]
+
+
+def test_an_exec_is_shown_from_cri_to_the_shim_and_its_events(traced: Traced) -> None:
+    asked = next(
+        call for call in traced.hop("cri") if call["method"] == "ExecSync" and "wrong" in str(request_of(call))
+    )
+    task = next(call for call in traced.hop("task") if call["method"] == "Exec" and "wrong" in str(request_of(call)))
+    assert request_of(task)["spec"]["@type"] == "types.containerd.io/opencontainers/runtime-spec/1/Process"
+    assert request_of(task)["spec"]["value"]["args"] == request_of(asked)["cmd"]
+    exec_id = request_of(task)["exec_id"]
+    events = [request_of(call)["envelope"]["event"] for call in traced.hop("events")]
+    (started,) = (event for event in events if event.get("exec_id") == exec_id and "Started" in event["@type"])
+    (exited,) = (event for event in events if event.get("id") == exec_id)
+    assert started["@type"] == "containerd.events.TaskExecStarted"
+    assert exited["@type"] == "containerd.events.TaskExit"
+    assert (exited["pid"], exited["exit_status"]) == (started["pid"], 3)
+    assert exited["container_id"] == asked["id"] == task["id"] == traced.pod.container_id
+    starts, ends = (datetime.fromisoformat(call["time"]) for call in (asked, task))
+    assert starts < ends < starts + timedelta(microseconds=asked["duration_ns"] // 1000)
+
+
+def test_text_shows_what_hides_in_a_pods_messages(traced: Traced) -> None:
+    command = [*PODWIRE, "decode", "-v", str(traced.trace.capture)]
+    text = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    lines = [line.strip() for line in text.splitlines()]
+    assert "spec: (types.containerd.io/opencontainers/runtime-spec/1/Process)" in lines
+    assert 'args: ["echo", "hello"]' in lines
+    assert "bounding: CAP_CHOWN," in text
+    assert "config (JSON):" in lines  # of Status, verbose
+    assert any(line.startswith("stats: (io.containerd.cgroups.v") for line in lines)
+    assert any(line.startswith("usage: ") and line.endswith("iB)") for line in lines)
+    assert any("/tasks/exit" in line and line.endswith("exit 3") for line in lines)
+    assert "signal: 9 (SIGKILL)" in lines
 
 
 @pytest.mark.tshark

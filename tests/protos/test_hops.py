@@ -33,5 +33,7 @@ def test_hop_of_service(service: str, hop: str | None) -> None:
     assert hop_of_service(service) == hop
 
 
-def test_every_bundled_service_has_a_hop(registry: Registry) -> None:
-    assert not [service for service in registry.services() if hop_of_service(service) is None]
+def test_every_bundled_service_has_a_hop_but_for_those_that_kata_has_elsewhere(registry: Registry) -> None:
+    elsewhere = ("api.", "cache.", "hypervisor.", "remote.", "v1.", "vmservice.")
+    without = [service for service in registry.services() if hop_of_service(service) is None]
+    assert without == [service for service in registry.services() if service.startswith(elsewhere)]

@@ -18,12 +18,13 @@ import grpc
 import pytest
 
 from protos.registry import Registry
-from tracer.demo.content import IMAGE, POD_CONFIG
+from tracer.demo.content import IMAGE, MISSING_PROGRAM, POD_CONFIG
 from tracer.demo.cri_server import RUNTIME_SERVICE
 from tracer.demo.run import run_client, socket_folder, stand_in, trace_command
 
 PODWIRE = (sys.executable, "-P", "-m", "tracer.cli")
 
+HOPS = ("cri", "task", "agent", "events")
 CRI_CALLS = Counter(
     Version=1, Status=1, GetContainerEvents=1, ListPodSandbox=1, RunPodSandbox=1, PodSandboxStatus=1, ImageStatus=1,
     PullImage=1, CreateContainer=2, StartContainer=2, ContainerStatus=3, ExecSync=2, RemoveContainer=2,
@@ -31,6 +32,11 @@ CRI_CALLS = Counter(
 )  # fmt: skip
 TASK_CALLS = Counter(Create=3, Connect=2, Start=4, Wait=4, Exec=2, Stats=1, Kill=2, Delete=4, Shutdown=1)
 """Two tasks that run and one that does not start, with two execs."""
+AGENT_CALLS = Counter(
+    Check=1, CreateSandbox=1, CreateContainer=3, StartContainer=2, ExecProcess=2, WaitProcess=4, ReadStdout=4,
+    ReadStderr=4, SignalProcess=2, StatsContainer=1, RemoveContainer=2, DestroySandbox=1,
+)  # fmt: skip
+"""The same in the guest: one exec prints to stdout, one to stderr, and each stream that is read ends with an error."""
 EVENTS = 2 * 4 + 2 * 3
 """create, start, exit, delete of a task; exec-added, exec-started, exit of an exec."""
 
@@ -76,14 +82,25 @@ def check_demo(capture: Path, environment: dict[str, str] | None = None, prefix:
     assert any(f"podwire decode -v {capture}" in line for line in lines)
     assert capture.stat().st_mode & 0o7777 == 0o600
 
-    calls = [json.loads(line) for line in demo.stdout.splitlines()]
-    assert {call["kind"] for call in calls} == {"call"}
-    by_hop = {hop: Counter(call["method"] for call in calls if call["hop"] == hop) for hop in ("cri", "task", "events")}
+    shown = [json.loads(line) for line in demo.stdout.splitlines()]
+    calls = [each for each in shown if each["kind"] == "call"]
+    others = [each for each in shown if each["kind"] != "call"]
+    assert all("refused" in each["reason"] and "guest boots" in each["reason"] for each in others), others
+    assert len(others) <= 1
+    by_hop = {hop: Counter(call["method"] for call in calls if call["hop"] == hop) for hop in HOPS}
     # The answer to Shutdown, and with it the call's end, may be lost with the shim's process; the call is seen.
-    assert by_hop == {"cri": CRI_CALLS, "task": TASK_CALLS, "events": Counter(Forward=EVENTS)}
+    assert by_hop == dict(zip(HOPS, (CRI_CALLS, TASK_CALLS, AGENT_CALLS, Counter(Forward=EVENTS)), strict=True))
+    assert {call["hop"] for call in calls} == set(HOPS)
+    created = [call for call in calls if (call["hop"], call["method"]) == ("agent", "CreateContainer")]
+    specs = [call["messages"][0]["body"]["OCI"] for call in created]
+    assert [spec["Process"]["Args"][0] for spec in specs] == ["/pause", "/bin/web", MISSING_PROGRAM]
+    assert all(spec["Mounts"] and spec["Linux"]["Namespaces"] and spec["Annotations"] for spec in specs)
     failed = Counter((c["hop"], c["method"], c["status"]["name"]) for c in calls if c["status"] and c["status"]["code"])
     assert failed == Counter(
         {
+            ("agent", "CreateContainer", "INTERNAL"): 1,
+            ("agent", "ReadStdout", "INTERNAL"): 3,
+            ("agent", "ReadStderr", "INTERNAL"): 3,
             ("task", "Create", "UNKNOWN"): 1,
             ("cri", "StartContainer", "UNKNOWN"): 1,
             ("cri", "ContainerStatus", "NOT_FOUND"): 1,
@@ -117,7 +134,7 @@ def test_demo_needs_no_root() -> None:
     with socket_folder() as place:
         os.chown(place, int(nobody), int(nobody))
         environment = {"PATH": os.environ["PATH"], "HOME": str(place), "XDG_RUNTIME_DIR": str(place)}
-        check_demo(place / "demo.pcapng", environment, prefix)
+        check_demo(place / "demo.pcapng", environment, ("nice", *prefix))
 
 
 def test_grpcio_understands_the_stand_in_server(folder: Path) -> None:
@@ -182,11 +199,11 @@ def test_a_call_that_is_never_answered_is_shown_as_open(folder: Path, tmp_path: 
                 ends = [number for number, line in enumerate(lines) if line.startswith("meant to wait")]
                 return lines[1 : ends[0] if ends else None]
 
-            assert wait_until(lambda: any("Kill" in line for line in stuck()), 8)
+            assert wait_until(lambda: any(" Kill " in line for line in stuck()), 8)
             time.sleep(1.2)
             hung = stuck()
             assert ["StopContainer" in line for line in hung] == [True, False], hung  # the oldest first
-            assert ["Kill" in line for line in hung] == [False, True], hung
+            assert [" Kill " in line for line in hung] == [False, True], hung
         finally:
             trace.send_signal(signal.SIGINT)
             out, err = (text.decode() for text in trace.communicate())
@@ -198,6 +215,7 @@ def test_a_call_that_is_never_answered_is_shown_as_open(folder: Path, tmp_path: 
     for method in ("StopContainer", "Kill"):
         assert [line for line in out.splitlines() if method in line and " open " in line], out
     decoded = subprocess.run([*PODWIRE, "decode", "--json", str(capture)], capture_output=True, check=True).stdout
-    open_calls = [call for call in map(json.loads, decoded.splitlines()) if call["state"] == "open"]
-    assert {"StopContainer", "Kill", "Wait", "GetContainerEvents"} == {call["method"] for call in open_calls}
+    open_calls = [call for call in map(json.loads, decoded.splitlines()) if call.get("state") == "open"]
+    waiting = {"Wait", "GetContainerEvents", "WaitProcess", "ReadStdout", "ReadStderr"}
+    assert {"StopContainer", "Kill", *waiting} == {call["method"] for call in open_calls}
     assert wait_until(lambda: not processes_naming(str(folder)), 2), processes_naming(str(folder))

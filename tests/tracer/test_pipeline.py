@@ -131,3 +131,66 @@ def test_a_capture_that_ends_leaves_its_calls_open(written: Written, tmp_path: P
     decoder, updates = read(written.save(tmp_path / "x", SECOND))
     assert story(updates) == ["opened 1", "message 1"]
     assert [call.method for call in decoder.open_calls()] == ["Create"]
+
+
+VM = "/run/vc/vm/9f57c2b6405e/clh.sock"
+
+
+def refuse(written: Written, connection: int, at: int, socket: str = VM) -> None:
+    """A shim that asks for the agent's port of a guest that does not listen yet."""
+    written.open(connection, "agent", socket, at)
+    written.send(connection, 0, b"CONNECT 1024\n", at + 1000)
+    written.close(connection, 1, at + 2000)
+    written.close(connection, 0, at + 3000)
+
+
+def findings(updates: list[Update]) -> list[tuple[str, str, int]]:
+    return [(each.kind, each.reason, each.flow.id if each.flow else 0) for each in updates if isinstance(each, Finding)]
+
+
+def test_connections_that_a_booting_guest_refuses_are_one_line_with_their_number(tmp_path: Path) -> None:
+    written = Written()
+    for number in range(300):
+        refuse(written, number + 1, number * MS)
+    written.open(301, "agent", VM, 300 * MS)
+    written.send(301, 0, b"CONNECT 1024\n", 301 * MS)
+    written.send(301, 1, b"OK 1073741824\n", 302 * MS)
+    written.ask(301, 1, "State", 303 * MS, id=POD)
+    written.answer(301, 1, 304 * MS)
+    _, updates = read(written.save(tmp_path / "x", SECOND))
+    line = "agent (port 1024) refused 300 times in 0.299s, as while a guest boots; then it was taken"
+    assert findings(updates) == [("notice", line, 1)]
+    assert [each.call.hop for each in updates if each.kind == "ended" and each.call] == ["agent"]
+
+
+def test_refusals_of_two_vms_and_those_that_nothing_follows_are_lines_of_their_own(tmp_path: Path) -> None:
+    written = Written()
+    refuse(written, 1, 0)
+    refuse(written, 2, MS, VM.replace("9f57", "8ae4"))
+    refuse(written, 3, 2 * MS)
+    refuse(written, 4, 2 * SECOND)
+    _, updates = read(written.save(tmp_path / "x", 3 * SECOND))
+    twice = "agent (port 1024) refused 2 times in 0.002s, as while a guest boots"
+    once = "agent (port 1024) refused once, as while a guest boots"
+    assert findings(updates) == [("notice", twice, 1), ("notice", once, 2), ("notice", once, 4)]
+
+
+def test_a_guests_log_is_told_by_lines_and_its_console_by_counts(tmp_path: Path) -> None:
+    written = Written()
+    for connection, port in ((1, 1025), (2, 1026), (3, 1027)):
+        written.open(connection, "agent", VM)
+        written.send(connection, 0, b"passfd\n1027" if port == 1027 else b"connect %d\n" % port, MS)
+        written.send(connection, 1, b"OK 5\n", 2 * MS)
+    written.send(1, 1, b'{"msg":"\xff"}\n', 3 * MS)
+    written.send(2, 1, b"# ls", 4 * MS)
+    written.close(2, 1, 5 * MS)
+    _, updates = read(written.save(tmp_path / "x", SECOND))
+    assert findings(updates) == [
+        ("notice", "debug console (port 1026) opened; its bytes are counted, not decoded", 2),
+        ("notice", "a descriptor was passed to passfd I/O (port 1027), whose bytes go through it", 3),
+        ("notice", "log", 1),
+        ("gap", "not decoded: debug console (port 1026)", 2),
+    ]
+    log, console = (each for each in updates[-2:] if isinstance(each, Finding))
+    assert (log.text, log.offset, log.length) == ('{"msg":"\\xff"}', 5, 11)
+    assert (console.length, console.offset) == (4, 5)

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from dissectors.events import Status
+from dissectors.render import Renderer
+from protos.registry import Registry
 from tracer.calls import Call, CallUpdate, Finding, State
 from tracer.capture.packets import Notice
 from tracer.capture.reader import open_capture
@@ -231,6 +233,22 @@ def test_the_runtime_calls_plugins_and_plugins_call_the_runtime() -> None:
     callers = {(call.flow.channel, call.flow.client.name == "containerd") for call in calls}
     assert callers == {(1, True), (2, False)}
     assert {(call.flow.channel, call.service.rpartition(".")[2]) for call in calls} == {(1, "Plugin"), (2, "Runtime")}
+
+
+@pytest.mark.parametrize("name", ["ctrd2-nri", "ctrd2-edge"])
+def test_every_message_of_nri_is_typed_and_no_field_of_it_is_unknown(name: str) -> None:
+    registry = Registry.bundled()
+    renderer = Renderer(registry)
+    bodies = []
+    for call in decoded(name).calls:
+        method = registry.method(call.service, call.method)
+        if call.hop == "nri" and method is not None:
+            types = method.input_type, method.output_type
+            bodies += [renderer.to_json(types[each.direction], each.payload) for each in call.messages if each.payload]
+    assert len(bodies) > 40
+    text = json.dumps(bodies)
+    assert "@unknown" not in text
+    assert "@error" not in text
 
 
 def test_a_message_of_over_a_megabyte_is_whole() -> None:

@@ -8,6 +8,7 @@ the frame that is under way. `carried` gives bytes that bring another reader, ou
     ttrpc   the Request of each open call
     NRI     the same for each of its channels, in frames of the multiplexer; a frame of that which is under way begins
             anew with what is left of it
+    vsock   the first lines of both sides, then as the port speaks: of the log what has come of a line, else nothing
     all     the bytes since the last frame boundary
 
 A place among the frames that is not known, as after a gap, is carried as a gap of one byte. Time is what the caller
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, Protocol
 
-from dissectors import hpack_literals, http2, nri_mux, ttrpc_frames
+from dissectors import hpack_literals, http2, hvsock, nri_mux, ttrpc_frames
 from dissectors.events import Direction
 from dissectors.grpc_messages import PREFIX_SIZE
 from dissectors.hpack import DEFAULT_TABLE_SIZE, Decoder, Header, HpackError
@@ -82,10 +83,15 @@ class Follower:
     def _choose(self, direction: Direction) -> None:
         """Find out by the first bytes what is spoken; a preface may come in pieces."""
         head = self._heads[direction]
-        size = len(http2.PREFACE) if direction == _REQUEST and http2.PREFACE.startswith(head[:24]) else 10
-        if len(head) < size:
+        vsock = direction == _REQUEST and hvsock.is_sound(head)
+        if direction == _REQUEST and not vsock and hvsock.may_begin(head):
             return
-        if size > 10 or http2.is_sound(head):
+        size = len(http2.PREFACE) if direction == _REQUEST and http2.PREFACE.startswith(head[:24]) else 10
+        if len(head) < size and not vsock:
+            return
+        if vsock:
+            self._inner = _Vsock()
+        elif size > 10 or http2.is_sound(head):
             self._inner = _Http2()
         elif ttrpc_frames.is_sound(direction, head):
             self._inner = _Ttrpc()
@@ -127,6 +133,52 @@ class _Ttrpc:
 
     def carried(self) -> list[Carried]:
         return [*self._open.values(), *(_rest(each, self._readers[each].unfinished()) for each in Direction)]
+
+
+class _Vsock:
+    """A port of a VM's guest. Both sides' first lines are repeated as they were."""
+
+    def __init__(self) -> None:
+        self._heads = [b"", b""]
+        self._speaks: str | None = None
+        """None: the first lines are not whole."""
+        self._inside = _Ttrpc()
+        self._rests = [b"", b""]
+        """Of an unfinished line of the log."""
+        self._lost = [0, 0]
+        """1: bytes of a first line are missing."""
+
+    def feed(self, direction: Direction, data: bytes, time_ns: int) -> None:
+        if self._speaks is None:
+            self._heads[direction] += data
+            self._shake_hands(time_ns)
+        elif self._speaks == "ttrpc":
+            self._inside.feed(direction, data, time_ns)
+        elif self._speaks == "log":
+            self._rests[direction] = (self._rests[direction] + data).rsplit(b"\n", 1)[-1][-hvsock.MAX_LOG_LINE :]
+
+    def _shake_hands(self, time_ns: int) -> None:
+        lines = hvsock.first_lines(*self._heads)
+        if lines is None:
+            return
+        self._speaks = lines.speaks
+        heads, self._heads = self._heads, [head[:end] for head, end in zip(self._heads, lines.ends, strict=True)]
+        for direction, head, end in zip(Direction, heads, lines.ends, strict=True):
+            if head[end:]:
+                self.feed(direction, head[end:], time_ns)
+
+    def lost(self, direction: Direction, count: int) -> None:
+        if self._speaks is None:
+            self._lost[direction], self._speaks = 1, ""
+        elif self._speaks == "ttrpc":
+            self._inside.lost(direction, count)
+        self._rests[direction] = b""
+
+    def carried(self) -> list[Carried]:
+        pieces = [Carried(direction, self._heads[direction]) for direction in Direction]
+        pieces += [Carried(direction, self._lost[direction]) for direction in Direction]
+        pieces += [Carried(direction, self._rests[direction]) for direction in Direction]
+        return pieces + (self._inside.carried() if self._speaks == "ttrpc" else [])
 
 
 class _Nri:

@@ -11,14 +11,15 @@ from collections import deque
 from typing import Final, NamedTuple
 
 from dissectors.events import Direction
-from tracer.capture.link import ACK, ETHERNET, FAST, FAST_HEAD, FAST_SIZE, FIN, RST, SYN, Segment, segment
+from tracer.capture import vsock
+from tracer.capture.link import ACK, ETHERNET, FAST, FAST_HEAD, FAST_SIZE, FIN, RST, SYN, Segment, located, segment
 from tracer.capture.packets import CARRIED_OVER, HOP_PORTS, Packet
 from tracer.capture.peers import Endpoint, client_of, read_comment, server_of, text_of
 from tracer.capture.streams import Piece, Stream
 
 __all__ = [
     "HOP_PORTS", "Direction", "Endpoint", "Flow", "FlowCarried", "FlowClosed", "FlowData", "FlowEvent", "FlowGap",
-    "FlowOpened", "FlowTable",
+    "FlowOpened", "FlowTable", "Place",
 ]  # fmt: skip
 
 CLOSED_FLOWS: Final = 4_096
@@ -107,6 +108,20 @@ class FlowClosed(NamedTuple):
     """True: not by a FIN."""
 
 
+class Place(NamedTuple):
+    """Where the payload of a packet lies."""
+
+    flow: Flow
+    direction: Direction
+    offset: int
+    """In the direction's bytes; below 0 what came before the first that was seen."""
+    header: int
+    """Where in the packet TCP's header begins."""
+    begin: int
+    """Where in the packet the payload begins."""
+    length: int
+
+
 FlowEvent = FlowOpened | FlowCarried | FlowData | FlowGap | FlowClosed
 
 
@@ -133,6 +148,8 @@ class FlowTable:
         self._sides: dict[bytes, _Side] = {}
         self._ended: deque[_Side] = deque()
         self._flows = 0
+        self._vsock = vsock.VsockTable()
+        self._vsock_flows: dict[vsock.Connection, Flow] = {}
         self._repeated: set[int] = set()
         """Flows that a further file of a ring carries over, which this table has from the file before."""
 
@@ -166,11 +183,29 @@ class FlowTable:
 
     def feed_other(self, packet: Packet) -> list[FlowEvent]:
         """Take a packet that `steady` did not."""
-        found = segment(packet.link_type, packet.data)
+        if packet.link_type == vsock.LINK_TYPE:
+            told = self._vsock.feed(packet.data)
+            if not isinstance(told, str):
+                return [event for each in told for event in self._of_vsock(each, packet.time_ns)]
+            found: Segment | str = told
+        else:
+            found = segment(packet.link_type, packet.data)
         if isinstance(found, str):
             self.passed_over[found] = self.passed_over.get(found, 0) + 1
             return []
         return self._segment(found, packet)
+
+    def place(self, packet: Packet) -> Place | None:
+        """Tell where the payload of a packet that was just fed lies in its flow; None: it is of none."""
+        found = located(packet.link_type, packet.data)
+        if isinstance(found, str):
+            return None
+        taken, header, begin = found
+        side = self._sides.get(taken.key)
+        if side is None:
+            return None
+        sequence = taken.sequence + 1 if taken.flags & SYN else taken.sequence
+        return Place(side.flow, side.direction, side.stream.place(sequence), header, begin, len(taken.payload))
 
     def finish(self, time_ns: int) -> list[FlowEvent]:
         """Tell that there are no more packets: what waited for earlier bytes is given out behind its gap. What is open
@@ -257,6 +292,26 @@ class FlowTable:
         self._sides[other.key] = other
         return side
 
+    def _of_vsock(self, told: vsock.Event, time_ns: int) -> list[FlowEvent]:
+        """Return what a connection of vsock tells, as of a flow."""
+        if isinstance(told, vsock.Opened | vsock.Refused):
+            self._flows += 1
+            client, server = (_vsock_end(each) for each in (told.connection.client, told.connection.server))
+            hop = "agent" if server.port in vsock.GUEST_PORTS else ""
+            flow = Flow(self._flows, hop, vsock.url(told.connection.server), client, server, {})
+            if isinstance(told, vsock.Opened):
+                self._vsock_flows[told.connection] = flow
+                return [FlowOpened(flow, time_ns, told.seen)]
+            return [FlowOpened(flow, time_ns, True), *(FlowClosed(flow, each, time_ns, True) for each in Direction)]
+        flow, direction = self._vsock_flows[told.connection], Direction(told.direction)
+        if isinstance(told, vsock.Data):
+            return [FlowData(flow, direction, time_ns, told.data)]
+        if isinstance(told, vsock.Gap):
+            return [FlowGap(flow, direction, time_ns, told.length)]
+        if told.last:
+            del self._vsock_flows[told.connection]
+        return [FlowClosed(flow, direction, time_ns, told.reset)]
+
     def _end(self, side: _Side, time_ns: int, events: list[FlowEvent], until: int | None = None) -> None:
         """Give out what this direction has left, and end it without a FIN if it has not had one."""
         if not side.stream.closed:
@@ -296,6 +351,11 @@ def _interface_says(packet: Packet) -> tuple[str, str]:
             if hop in HOP_PORTS:
                 return hop, path
     return "", ""
+
+
+def _vsock_end(address: vsock.Address) -> Endpoint:
+    cid, port = address
+    return Endpoint(f"vsock:{cid}", port, vsock.name_of(cid), None, None, "", "")
 
 
 def _address(packed: bytes) -> str:

@@ -51,12 +51,22 @@ class Segment(NamedTuple):
     """Bytes of the payload that were not captured (a snap length)."""
 
 
+Located = tuple[Segment, int, int]
+"""A segment, and where in its packet TCP's header and the payload begin."""
+
+
 class _Passed(Exception):
     """Why a packet is no segment."""
 
 
 def segment(link_type: int, data: bytes) -> Segment | str:
     """Return the TCP segment in a packet, or why there is none: `not TCP`, `IPv4 fragment`, `cut short` …"""
+    found = located(link_type, data)
+    return found if isinstance(found, str) else found[0]
+
+
+def located(link_type: int, data: bytes) -> Located | str:
+    """Return the same, with where in the packet TCP's header and the payload begin."""
     try:
         ethertype, start = _network(link_type, data)
         if ethertype == _IPV4:
@@ -99,7 +109,7 @@ def _untagged(data: bytes, position: int) -> tuple[int, int]:
     return ethertype, position + 2
 
 
-def _ipv4(data: bytes, start: int) -> Segment | str:
+def _ipv4(data: bytes, start: int) -> Located | str:
     version, total, fragment, protocol, addresses = _IPV4_HEADER.unpack_from(data, start)
     header = (version & 15) * 4
     if version >> 4 != 4 or header < 20:
@@ -113,7 +123,7 @@ def _ipv4(data: bytes, start: int) -> Segment | str:
     return _tcp(data, start + header, end, addresses)
 
 
-def _ipv6(data: bytes, start: int) -> Segment | str:
+def _ipv6(data: bytes, start: int) -> Located | str:
     version, length, following, addresses = _IPV6_HEADER.unpack_from(data, start)
     if version >> 28 != 6:
         return "malformed IPv6 header"
@@ -132,10 +142,11 @@ def _ipv6(data: bytes, start: int) -> Segment | str:
     return _tcp(data, position, end, addresses)
 
 
-def _tcp(data: bytes, start: int, end: int, addresses: bytes) -> Segment | str:
+def _tcp(data: bytes, start: int, end: int, addresses: bytes) -> Located | str:
     ports, sequence, acknowledgement, words, flags = _TCP_HEADER.unpack_from(data, start)
     begin = start + (words >> 4) * 4
     if begin < start + 20 or begin > end:
         return "malformed TCP header"
     payload = data[begin:end]
-    return Segment(addresses + ports, sequence, acknowledgement, flags, payload, end - begin - len(payload))
+    missing = end - begin - len(payload)
+    return Segment(addresses + ports, sequence, acknowledgement, flags, payload, missing), start, begin

@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-HOP_PORTS: Final[Mapping[str, int]] = {"cri": 8080, "task": 8088, "events": 3132, "agent": 11371, "nri": 3128}
+HOP_PORTS: Final[Mapping[str, int]] = {
+    "cri": 8080,
+    "task": 8088,
+    "events": 3132,
+    "agent": 11371,
+    "nri": 3128,
+    "other": 5985,
+}
 """The server port a hop has in a capture. All are in tshark's `http` port table: on 8080 it hands over to HTTP/2 on
 the preface; on any free port its SMPP heuristic takes the first ttrpc calls for malformed SMPP."""
 

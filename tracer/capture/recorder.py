@@ -19,8 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tracer import processes
+from tracer.capture import vsock
 from tracer.capture.carry import Follower
 from tracer.capture.conversation import CaptureWriter, Interface
+from tracer.capture.monitor import Monitor
 from tracer.capture.notes import note_text
 from tracer.capture.resume import Listener, process_key, read_state
 from tracer.capture.ring import Ring
@@ -39,6 +41,8 @@ _LOOK_S = 0.25
 """How often a paused capture looks whether there is room again."""
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ENHANCED_PACKET = b"\x06\0\0\0"
+_FIRST_GUEST = 1 << 48
+"""Connections of AF_VSOCK are numbered from here, those of the relay from 1."""
 _MISSING = 4096
 """How many numbers of connections that have not come are remembered: after a worker's death they may come later."""
 
@@ -64,6 +68,19 @@ class _Socket:
     """Inode and device of the server's socket."""
     server: processes.Process | None = None
     server_pid: int = 0
+
+
+@dataclass(slots=True)
+class _Guest:
+    """A connection of AF_VSOCK."""
+
+    number: int
+    ends: list[int]
+    """How many bytes of each direction have come, gaps too."""
+
+    def record(self, kind: Kind, direction: int, time_ns: int, data: bytes = b"") -> Record:
+        """What it tells, as the relay would put it into its ring."""
+        return Record(kind, direction, self.number, self.ends[direction], time_ns, memoryview(data))
 
 
 class _Known:
@@ -103,11 +120,22 @@ class Recorder:
     `files`: the capture is a row of files, of which `fd` is the first. `link` is to the worker: `{"listener": N,
     "server": PID}`, `{"limit": TEXT}`, `{"disk": TEXT}`.
 
+    `monitor`: what it sees of AF_VSOCK is recorded too, as connections of hop agent.
+
     Where its disk is full, or has less free than it is to keep, it pauses (R9): traffic that passes is dropped and
     counted, and shows as gaps once there is room again. One that is killed in a pause loses what it held back.
     """
 
-    def __init__(self, fd: int, limits: Limits, link: socket.socket, files: Ring | None = None) -> None:
+    def __init__(
+        self,
+        fd: int,
+        limits: Limits,
+        link: socket.socket,
+        files: Ring | None = None,
+        monitor: Monitor | None = None,
+    ) -> None:
+        self._monitor = monitor
+        self._guests: dict[vsock.Connection, _Guest] = {}
         self.limits = limits
         self.link = link
         self._files = files
@@ -138,6 +166,8 @@ class Recorder:
         poll = select.poll()
         poll.register(shared.recorder_wake, select.POLLIN)
         poll.register(self.link, select.POLLIN)
+        if self._monitor is not None:
+            poll.register(self._monitor, select.POLLIN)
         worker_is_gone = False
         while not self._ended:
             if self._drain(reader):
@@ -152,7 +182,7 @@ class Recorder:
             for fd, _ in poll.poll(_IDLE_MS):
                 if fd == shared.recorder_wake:
                     os.eventfd_read(fd)
-                else:
+                elif fd == self.link.fileno():
                     worker_is_gone = not self.link.recv(4096)
         if self._pause is not None:
             self._go_on_writing(self._pause)
@@ -192,7 +222,8 @@ class Recorder:
         self._known.begin(_number(before, "connections"))
         found.state.addresses = max(found.state.addresses, _number(before, "addresses"))
         for number in sorted(found.connections):
-            self._known.add(number)
+            if number < _FIRST_GUEST:
+                self._known.add(number)
         self._open = {
             number: sum(not side.closed for side in talk.sides) for number, talk in found.state.conversations.items()
         }
@@ -208,6 +239,9 @@ class Recorder:
             self._writer.shake_hands(*found.shaken, found.last_ns)
         if found.unheard is not None:
             self._writer.last_word(*found.unheard, found.last_ns)
+        self._next_guest = max((_FIRST_GUEST - 1, *found.connections)) + 1
+        for number in [number for number in self._open if number >= _FIRST_GUEST]:
+            self._cut(number)
         limits = self.limits
         if limits.packets and self._packets_before + found.state.packets >= limits.packets:
             self._stop(f"{limits.packets} packets captured")
@@ -215,18 +249,15 @@ class Recorder:
 
     def _drain(self, reader: RingReader) -> bool:
         """Take what is there; whether there was anything."""
-        any_record = False
         self._look_at_disk()
+        any_record = self._monitored()
         if self._files is not None and time.monotonic() >= self._switch_at:
             self._next_file(self._files)
         for record in reader.read():
             any_record = True
-            if self._files and self._files.bytes and self._store.size + self._pending_bytes >= self._files.bytes:
-                self._next_file(self._files)
+            self._keep_files_short()
             self._record(record)
-            if self._pending_bytes >= SLICE and self._pause is None:
-                self._write_out()
-                self._look_at_disk()
+            self._keep_slices_short()
         if self._pause is None:
             self._write_out()
         self._words[sh.DROPPED_BYTES] += self._dropped
@@ -234,6 +265,17 @@ class Recorder:
         if not self._ended:  # else whoever comes after us has to see that it is
             reader.release()
         return any_record
+
+    def _keep_files_short(self) -> None:
+        """Begin the next file of a ring, if this one is as long as it may be."""
+        if self._files and self._files.bytes and self._store.size + self._pending_bytes >= self._files.bytes:
+            self._next_file(self._files)
+
+    def _keep_slices_short(self) -> None:
+        """Write what is pending, if that is enough."""
+        if self._pending_bytes >= SLICE and self._pause is None:
+            self._write_out()
+            self._look_at_disk()
 
     def _record(self, record: Record) -> None:
         number = record.connection
@@ -263,6 +305,63 @@ class Recorder:
         elif record.kind == Kind.END:
             self._ended = True
         self._last_ns = max(self._last_ns, record.time_ns)
+
+    # --- AF_VSOCK ---
+
+    def _monitored(self) -> bool:
+        """Take what the monitor has seen; whether there was anything."""
+        any_event = False
+        if self._monitor is not None:
+            for time_ns, event in self._monitor.read(self._now()):
+                any_event = True
+                self._keep_files_short()
+                self._of_guest(event, time_ns)
+                self._keep_slices_short()
+        return any_event
+
+    def _of_guest(self, event: vsock.Event, time_ns: int) -> None:
+        connection = event.connection
+        guest = self._guests.get(connection)
+        if guest is None:
+            if self._pause is not None:
+                return  # it begins when there is room again, with what is seen then
+            guest = self._guests[connection] = self._guest(event, time_ns)
+        if isinstance(event, vsock.Refused):
+            for direction in (0, 1):
+                self._record(guest.record(Kind.RESET, direction, time_ns))
+            del self._guests[connection]
+        elif isinstance(event, vsock.Data):
+            self._record(guest.record(Kind.DATA, event.direction, time_ns, event.data))
+            guest.ends[event.direction] += len(event.data)
+        elif isinstance(event, vsock.Gap):
+            guest.ends[event.direction] += event.length
+        elif isinstance(event, vsock.Closed):
+            self._record(guest.record(Kind.RESET if event.reset else Kind.FIN, event.direction, time_ns))
+            if event.last:
+                del self._guests[connection]
+
+    def _guest(self, event: vsock.Event, time_ns: int) -> _Guest:
+        """Open a connection to a guest; one that was not seen from its beginning begins with a gap of a byte."""
+        connection, number = event.connection, self._next_guest
+        self._next_guest += 1
+        url = vsock.url(connection.server)
+        interface = next((each for each in self._writer.state.interfaces if each.name == url), None)
+        if interface is None:
+            interface = self._describe(url, f"agent {url}", Listener(-1, (0, 0)).comment())
+        names = [vsock.name_of(cid) for cid, _ in (connection.client, connection.server)]
+        addresses = [self._writer.endpoint(f"vsock {name}", name) for name in names]
+        self._open[number] = 2
+        peers = {"client": {"name": names[0]}, "server": {"name": names[1]}}
+        self._writer.open(number, interface.number, "agent", addresses[0], addresses[1], time_ns, peers)
+        begun = isinstance(event, vsock.Refused) or (isinstance(event, vsock.Opened) and event.seen)
+        return _Guest(number, [0, 0] if begun else [1, 1])
+
+    def _cut(self, number: int) -> None:
+        """End a connection to a guest whose bytes are not followed any more, as their reader was killed."""
+        for direction, side in enumerate(self._writer.state.conversations[number].sides):
+            if not side.closed:
+                self._writer.close(number, direction, side.end, self._last_ns, True)
+        del self._open[number]
 
     def _follow_record(self, record: Record) -> None:
         """Let the connection's follower see what the file gets."""

@@ -55,7 +55,7 @@ class Stream:
             return []
         if not self.started:
             self.start(sequence)
-        place = self._place(sequence)
+        place = self.place(sequence)
         if fin and self.end is None:
             self.end = place + len(payload) + missing
         pieces: list[Piece] = []
@@ -86,11 +86,11 @@ class Stream:
         if self.end is not None:
             self._skip(self.end, pieces)
         elif until is not None and self.started:
-            self._skip(self._place(until), pieces)
+            self._skip(self.place(until), pieces)
         self.closed, self.steady = True, False
         return pieces
 
-    def _place(self, sequence: int) -> int:
+    def place(self, sequence: int) -> int:
         """Return the place that this sequence number means: the one within 2 GiB of the position (RFC 9293 §3.4)."""
         ahead = (sequence - self.base - self.position) & _MASK
         return self.position + (ahead if ahead < 0x80000000 else ahead - 0x100000000)

@@ -17,8 +17,11 @@ COMMANDS = {
     "decode": "print the calls of a capture file",
     "open": "look at a capture file on the screen: calls, messages, bytes",
     "replay": "play a capture file on the screen, at its speed or another",
+    "grep": "print the calls of a capture file that match an expression",
     "stuck": "list the calls without an answer, of a running trace or of a capture file",
+    "redact": "write a capture with its secrets masked",
     "doctor": "say what is here, what can be traced and what cannot; mend what a crash left",
+    "wireshark": "open a capture in Wireshark, ready; install dissector, schemas and profile there",
     "demo": "trace a bundled stand-in runtime; needs neither root nor containerd",
 }
 """Every subcommand, in the order of the help; each is a module of its name beside this one."""

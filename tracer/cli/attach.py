@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tracer.cli.decode import add_output_options, make_printer
+from tracer.cli.decode import add_output_options, load_registry, make_filter, make_printer, say_errors
 from tracer.cli.talk import say
 from tracer.cli.trace import Shown
 
@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     from tracer import sessions
     from tracer.capture.growing import open_growing
 
+    registry = load_registry(args)
+    filter = make_filter(args, registry)
     alive = [each for each in sessions.read_sessions() if each.state != sessions.DEAD]
     if args.session is None:
         alive = [each for each in alive if each.recording]
@@ -57,12 +59,15 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with open_growing(session.capture, oldest=args.from_start) as file:
         following = Following(session, file)
+        printer = make_printer(args, sys.stdout, registry, None if filter is None else filter.wants)
         try:
-            _print(following, Shown(make_printer(args, sys.stdout), sys.stdout, 0), from_start=args.from_start)
+            _print(following, Shown(printer, sys.stdout, 0), from_start=args.from_start)
         except KeyboardInterrupt:
             sys.stdout.flush()
             say(f"podwire {session.pid} goes on: podwire stop {session.pid} ends it")
             return 0
+        finally:
+            say_errors(filter)
     if following.session is not None and following.session.troubles:
         say(f"podwire {session.pid}: {'; '.join(following.session.troubles)}")
         return 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -13,10 +13,11 @@ from protos.errors import PodwireError
 
 if TYPE_CHECKING:  # heavy: imported by run, so that --help and usage errors are quick
     from protos.registry import Registry
-    from tracer.calls import Finding, Update
+    from tracer.calls import Call, Finding, Update
     from tracer.capture.growing import GrowingCapture
     from tracer.capture.packets import Notice, Packet
     from tracer.capture.reader import CaptureFile
+    from tracer.filtering import Filter
 
 PROGRESS_BYTES = 8 << 20
 """A file has to be this large before its reading is worth a progress line."""
@@ -27,6 +28,9 @@ GARBAGE = 50_000
 
 class Printer(Protocol):
     """Where updates go."""
+
+    shown: int
+    """Calls printed that had ended."""
 
     def update(self, update: Update) -> None:
         """Take what changed, in the order of the capture."""
@@ -48,6 +52,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="print the calls of a capture file",
         description="Print the calls of a pcapng or pcap file (gzip too), one line a call.",
     )
+    add_capture_options(parser)
+    add_output_options(parser)
+
+
+def add_capture_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what is read, and how much of it."""
     parser.add_argument(
         "file",
         nargs="?",
@@ -57,7 +67,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("-r", dest="read", metavar="FILE", help="the same, as tcpdump has it")
     parser.add_argument("-c", dest="packets", type=positive, metavar="N", help="stop after N packets")
     parser.add_argument("--calls", type=positive, metavar="N", help="stop after N calls have ended")
-    add_output_options(parser)
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -66,11 +75,28 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--text", action="store_true", help="one line a call (the default)")
     form.add_argument("--json", action="store_true", help="one JSON object a call (docs/json.md)")
     parser.add_argument("-v", dest="verbose", action="count", default=0, help="text: the whole messages too")
+    add_filter_option(parser)
     parser.add_argument("--utc", action="store_true", help="text: times in UTC, not local")
     add_schema_options(parser)
 
 
+def add_filter_option(parser: argparse.ArgumentParser) -> None:
+    """Declare which calls are wanted; `make_filter` reads it."""
+    parser.add_argument(
+        "-Y",
+        dest="filter",
+        metavar="EXPR",
+        help="calls that match alone, in CEL (podwire grep --fields lists the names)",
+    )
+
+
 def add_schema_options(parser: argparse.ArgumentParser) -> None:
+    """Declare where schemas come from, and whether secrets are shown."""
+    add_registry_options(parser)
+    parser.add_argument("--show-secrets", action="store_true", help="do not mask environments, credentials and tokens")
+
+
+def add_registry_options(parser: argparse.ArgumentParser) -> None:
     """Declare where schemas come from besides our own; `load_registry` reads it."""
     parser.add_argument("--proto", action="append", default=[], metavar="DIR", help="a folder of .proto files to use")
     parser.add_argument(
@@ -98,14 +124,34 @@ def load_registry(args: argparse.Namespace) -> Registry:
     return registry
 
 
-def make_printer(args: argparse.Namespace, stdout: TextIO) -> Printer:
-    """Return the printer that the options ask for; it writes to `stdout` and never flushes it. Raises PodwireError."""
-    registry = load_registry(args)
+def make_filter(args: argparse.Namespace, registry: Registry) -> Filter | None:
+    """Return the filter that was asked for, if any. Raises PodwireError."""
+    if args.filter is None:
+        return None
+    from tracer.filtering import Filter
+
+    return Filter(args.filter, registry)
+
+
+def say_errors(filter: Filter | None) -> None:
+    """Say of how many calls a filter could not tell."""
+    if filter is not None and filter.errors:
+        from tracer.output.escape import escape
+        from tracer.output.units import counted
+
+        what = counted(filter.errors, "call")
+        print(f"podwire: filter: of {what} it cannot be told, no match: {escape(filter.first_error)}", file=sys.stderr)
+
+
+def make_printer(
+    args: argparse.Namespace, stdout: TextIO, registry: Registry, wanted: Callable[[Call, int], bool] | None = None
+) -> Printer:
+    """Return the printer that the options ask for; it writes to `stdout` and never flushes it."""
     if args.json:
         from dissectors.render import Renderer
         from tracer.output.jsonlines import JsonPrinter
 
-        return JsonPrinter(stdout.write, registry, Renderer(registry))
+        return JsonPrinter(stdout.write, registry, Renderer(registry, show_secrets=args.show_secrets), wanted)
     from tracer.output.look import Look
     from tracer.output.summary import Summarizer
     from tracer.output.text import TextPrinter
@@ -114,11 +160,18 @@ def make_printer(args: argparse.Namespace, stdout: TextIO) -> Printer:
     details = None
     if args.verbose:
         from dissectors.render import Renderer
+        from tracer.output.meaning import Meanings
         from tracer.output.verbose import VerboseDetails
 
-        details = VerboseDetails(registry, Renderer(registry))
+        details = VerboseDetails(registry, Renderer(registry, Meanings(utc=args.utc), show_secrets=args.show_secrets))
     return TextPrinter(
-        stdout.write, Summarizer(registry), look=Look.of(stdout), clock=Clock(utc=args.utc), details=details
+        stdout.write,
+        Summarizer(registry, show_secrets=args.show_secrets),
+        look=Look.of(stdout),
+        clock=Clock(utc=args.utc),
+        details=details,
+        show_secrets=args.show_secrets,
+        wanted=wanted,
     )
 
 
@@ -132,11 +185,15 @@ def run(args: argparse.Namespace) -> int:
     gc.set_threshold(GARBAGE)
     path = args.read or args.file
     if path is None or (args.read and args.file):
-        raise PodwireError("decode needs one capture file: podwire decode FILE (- is stdin)")
+        raise PodwireError(f"{args.command} needs one capture file: podwire {args.command} FILE (- is stdin)")
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    registry = load_registry(args)
+    filter = make_filter(args, registry)
+    printer = make_printer(args, sys.stdout, registry, None if filter is None else filter.wants)
     with open_recorded(path) as capture:
-        broken = _print(capture, make_printer(args, sys.stdout), args.packets, args.calls)
+        broken = _print(capture, printer, args.packets, args.calls)
+    say_errors(filter)
     if broken:
         sys.stdout.flush()
         raise PodwireError(f"{path}: {broken}")
@@ -149,17 +206,14 @@ def _print(capture: CaptureFile | GrowingCapture, printer: Printer, packets: int
 
     decoder = Decoder()
     broken = ""
-    ended = 0
     feed, show = decoder.feed, printer.update
     for item in with_progress(capture):
         for update in feed(item):
             show(update)
             kind = update.kind
-            if kind == "ended":
-                ended += 1
-                if ended == calls:
-                    return broken
-            elif kind == "notice" and update.fatal:  # type: ignore[union-attr] # the kind says what it is
+            if kind == "ended" and printer.shown == calls:
+                return broken
+            if kind == "notice" and update.fatal:  # type: ignore[union-attr] # the kind says what it is
                 broken = broken_off(update)  # type: ignore[arg-type]
         if decoder.packets == packets:
             break

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # heavy: imported by run
+    from tracer.relay.targets import Target
     from tracer.sessions import Session
 
 SIGNS = {"ok": "✓", "no": "✗", "note": "·"}
@@ -137,7 +138,8 @@ def _sockets(named: list[str]) -> Iterator[Finding]:
     except PodwireError as error:
         yield Finding("no", "sockets", str(error))
         return
-    for target in targets:
+    vms = [each for each in targets if each.hop == "agent" and not each.name]
+    for target in [each for each in targets if each not in vms]:
         about = f"{target.hop} {discover.target_path(target)}"
         try:
             discover.check_access([target._replace(required=True)])
@@ -147,14 +149,10 @@ def _sockets(named: list[str]) -> Iterator[Finding]:
         if target.name:
             yield from _main_socket(about, discover.target_path(target))
         else:
-            yield _folder(about, target.folder, sum(map(target.matches, _names(target.folder))))
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
+            yield _folder(about, target.folder, len(discover.sockets_in(target)))
+    if vms:
+        yield _vms(vms)
+    yield from _vsock()
 
 
 def _folder(about: str, folder: str, count: int) -> Finding:
@@ -162,6 +160,41 @@ def _folder(about: str, folder: str, count: int) -> Finding:
         return Finding("ok", about, "is not there yet; traced as soon as it comes (with the first pod)")
     running = f"; {count} run now, which only --existing traces" if count else ""
     return Finding("ok", about, f"shims can be traced as they start{running}")
+
+
+def _vms(targets: list[Target]) -> Finding:
+    from protos.errors import PodwireError
+    from tracer import discover
+    from tracer.relay.targets import Target
+
+    places = discover.vm_places(targets)
+    if not places:
+        wanted = sorted({discover.above_vms(each.folder) for each in targets})
+        return Finding("note", f"agent {', '.join(wanted)}", "no VM of Kata's has run here; traced as they come")
+    about = f"agent {', '.join(places)}"
+    try:
+        discover.check_access([Target("agent", place, "", existing=False, required=True) for place in places])
+    except PodwireError as error:
+        return Finding("no", about, str(error).partition(": ")[2])
+    count = sum(len(discover.sockets_in(each)) for each in targets)
+    running = f"; {count} run now, which only --existing traces" if count else ""
+    return Finding("ok", about, f"VMs with hybrid vsock can be traced as they start{running}")
+
+
+def _vsock() -> Iterator[Finding]:
+    """AF_VSOCK has no path to exchange: it is seen on a vsockmon interface."""
+    from tracer.capture import monitor
+
+    names = monitor.interfaces()
+    if not names:
+        yield Finding(
+            "note", "agent AF_VSOCK", f"QEMU's guests are seen by trace -i vsockmon0, after: {monitor.HOW_TO_MAKE}"
+        )
+    for name in names:
+        if monitor.is_up(name):
+            yield Finding("ok", f"agent {name}", f"AF_VSOCK can be traced: trace -i {name}")
+        else:
+            yield Finding("note", f"agent {name}", f"is down: ip link set {name} up, then trace -i {name}")
 
 
 def _main_socket(about: str, path: str) -> Iterator[Finding]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from protos.errors import PodwireError
-from tracer.cli.decode import add_schema_options, load_registry
+from tracer.cli.decode import add_filter_option, add_schema_options, load_registry, make_filter
 
 if TYPE_CHECKING:  # heavy: imported by run
     from tracer.tui.session import Behind
@@ -29,6 +30,7 @@ def add_screen_options(parser: argparse.ArgumentParser) -> None:
     """Declare what is opened, and how it is shown."""
     parser.add_argument("file", metavar="FILE", help="the capture; of a ring (trace -b) the name given to -w is all")
     parser.add_argument("--utc", action="store_true", help="times in UTC, not local")
+    add_filter_option(parser)
     add_schema_options(parser)
 
 
@@ -62,14 +64,22 @@ def show(args: argparse.Namespace, capture: str, behind: Behind, speed: float | 
     """Show a capture until the screen is left; return how: `leave` or `detach`. Raises PodwireError."""
     from tracer.output.look import Look
     from tracer.tui.app import PodwireApp, Setup
-    from tracer.tui.source import ProcessSource
+    from tracer.tui.source import Child, ProcessSource
 
     registry = load_registry(args)
-    schemas = [f"--proto={path}" for path in args.proto]
-    schemas += [f"--descriptor-set={path}" for path in args.descriptor_set]
-    source = ProcessSource(capture, follow=behind.growing, schemas=schemas)
+    make_filter(args, registry)  # what is wrong with it is said before there is a screen
+    options = [f"--proto={path}" for path in args.proto]
+    options += [f"--descriptor-set={path}" for path in args.descriptor_set]
+    options += ["--show-secrets"] if args.show_secrets else []
+
+    def match(text: str) -> Child:
+        return Child("tracer.tui.matcher", [capture, f"--filter={text}", *options], follow=behind.growing)
+
+    source = ProcessSource(capture, follow=behind.growing, options=options)
     try:
-        setup = Setup(source, behind, registry, capture, args.utc, Look.of(sys.stdout).unicode, speed)
+        unicode = Look.of(sys.stdout).unicode
+        setup = Setup(source, behind, registry, capture, args.utc, unicode, speed)
+        setup = replace(setup, match=match, filter=args.filter or "", show_secrets=args.show_secrets)
         return PodwireApp(setup).run() or "leave"
     finally:
         source.close()

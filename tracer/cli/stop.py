@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 import time
 from typing import TYPE_CHECKING
 
 from protos.errors import PodwireError
-from tracer.cli.talk import say
+from tracer.cli.talk import confirmed, say
 
 if TYPE_CHECKING:  # heavy: imported by run
     from collections.abc import Callable
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     session = sessions.choose(running, args.session)
     if args.now:
         _warn(session)
-        if not (args.yes or _confirmed()):
+        if not (args.yes or confirmed("cut them now?", "--now")):
             raise PodwireError("nothing was stopped")
         return _cut(session)
     return _leave(session)
@@ -127,10 +126,3 @@ def _warn(session: Session) -> None:
         say(f"cutting {counted(len(others), 'connection')} of {paths}: its clients have to connect again")
     if not session.connections:
         say("no connection is open")
-
-
-def _confirmed() -> bool:
-    if not sys.stdin.isatty():
-        raise PodwireError("--now asks before it cuts, on a terminal; without one it needs --yes")
-    print("cut them now? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")

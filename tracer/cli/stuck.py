@@ -9,7 +9,14 @@ import time
 from typing import TYPE_CHECKING
 
 from protos.errors import PodwireError
-from tracer.cli.decode import add_schema_options, broken_off, load_registry
+from tracer.cli.decode import (
+    add_filter_option,
+    add_schema_options,
+    broken_off,
+    load_registry,
+    make_filter,
+    say_errors,
+)
 from tracer.output.look import OK, Look
 
 if TYPE_CHECKING:  # heavy: imported by run
@@ -30,24 +37,30 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("file", nargs="?", metavar="FILE", help="a capture; ages are up to its last packet")
     parser.add_argument("--json", action="store_true", help="one JSON object a call (docs/json.md)")
+    add_filter_option(parser)
     add_schema_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """List what is open. Returns 0, whether there is any or not. Raises PodwireError."""
+    registry = load_registry(args)
+    filter = make_filter(args, registry)
     path = args.file or running_capture()
     calls, end_ns, broken = read_open(path)
     if path != "-" and any(os.path.realpath(path) == os.path.realpath(each) for each in _being_written()):
         end_ns, broken = max(end_ns, time.time_ns()), ""  # still being written: its last record may be half there
-    registry = load_registry(args)
+    if filter is not None:
+        calls = [call for call in calls if filter.wants(call, end_ns)]
+        say_errors(filter)
     if args.json:
-        _print_json(calls, registry, end_ns)
+        _print_json(calls, registry, end_ns, args.show_secrets)
     else:
         look = Look.of(sys.stdout)
-        for line in stuck_text(calls, registry, end_ns):
+        for line in stuck_text(calls, registry, end_ns, show_secrets=args.show_secrets):
             sys.stdout.write(look.line(OK, line))
     if not calls:
-        print("podwire: no call is without an answer", file=sys.stderr)
+        what = "no call" if filter is None else "no such call"
+        print(f"podwire: {what} is without an answer", file=sys.stderr)
     if broken:
         sys.stdout.flush()
         raise PodwireError(f"{path}: {broken}")
@@ -87,11 +100,11 @@ def _being_written() -> list[str]:
     return [newest(session.capture) for session in read_sessions() if session.state == TRACING]
 
 
-def stuck_text(calls: list[Call], registry: Registry, end_ns: int) -> list[str]:
+def stuck_text(calls: list[Call], registry: Registry, end_ns: int, *, show_secrets: bool = False) -> list[str]:
     """Return the lines of the list, a header first; none if nothing is open."""
     from tracer.output.summary import Summarizer
 
-    summarizer = Summarizer(registry)
+    summarizer = Summarizer(registry, show_secrets=show_secrets)
     hung, waiting = apart(calls)
     rows = [_row(call, summarizer, end_ns) for call in hung + waiting]
     if not rows:
@@ -133,12 +146,12 @@ def _row(call: Call, summarizer: Summarizer, end_ns: int) -> tuple[str, ...]:
     return age, call.hop, short_id(summary.id), what, deadline, peer_text(call.flow.client)
 
 
-def _print_json(calls: list[Call], registry: Registry, end_ns: int) -> None:
+def _print_json(calls: list[Call], registry: Registry, end_ns: int, show_secrets: bool) -> None:
     from dissectors.render import Renderer
     from tracer.output.jsonlines import JsonPrinter
     from tracer.waiting import meant_to_wait
 
-    printer = JsonPrinter(sys.stdout.write, registry, Renderer(registry))
+    printer = JsonPrinter(sys.stdout.write, registry, Renderer(registry, show_secrets=show_secrets))
     hung, waiting = apart(calls)
     for call in hung + waiting:
         age = max(0, end_ns - call.start_ns)

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import select
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TextIO
 
 from protos.errors import PodwireError
-from tracer.cli.decode import Printer, add_output_options, make_printer, positive
-from tracer.cli.talk import say
+from tracer.cli.decode import (
+    Printer,
+    add_output_options,
+    load_registry,
+    make_filter,
+    make_printer,
+    positive,
+    say_errors,
+)
+from tracer.cli.talk import confirmed, say
 
 if TYPE_CHECKING:  # heavy: imported by run
     from tracer.calls import Update
@@ -21,6 +31,7 @@ if TYPE_CHECKING:  # heavy: imported by run
     from tracer.live import Live
     from tracer.pipeline import Decoder
     from tracer.relay.targets import Target
+    from tracer.reopen import Old
 
 SPOOL = (8, 32)
 """A trace without a file of its own keeps the last so many files of so many MiB each, while it runs."""
@@ -80,9 +91,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="HOP=PATH",
         action="append",
         default=[],
-        help="trace this socket (hops cri, events, nri) or folder of sockets (task, agent) instead of the usual ones",
+        help="trace this socket (hops cri, events, nri, other), folder of shims' sockets (task), or folder of VMs or a "
+        "socket (agent) instead of the usual ones",
     )
-    parser.add_argument("--existing", action="store_true", help="trace shims that run already, too")
+    parser.add_argument(
+        "-i", metavar="IFACE", default="", help="AF_VSOCK too (QEMU's guests), from a vsockmon interface"
+    )
+    parser.add_argument("--existing", action="store_true", help="trace shims and VMs that run already, too")
+    parser.add_argument(
+        "--reopen",
+        metavar="NAME",
+        help="end the connection that this client (a name or pid: kubelet) had before, so that it dials again and is "
+        "seen; asks before",
+    )
+    parser.add_argument("--yes", action="store_true", help="with --reopen: do not ask")
     parser.add_argument("--force", action="store_true", help="exchange a socket although SELinux refuses its label")
     parser.add_argument(
         "--detach", action="store_true", help="go on recording in the background (podwire status, attach, stop)"
@@ -149,6 +171,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.detach:
         _check_detach(args)
+    registry = load_registry(args)
+    filter = make_filter(args, registry)
     targets = discover.check_access(discover.find_targets(args.socket, existing=args.existing))
     if not args.force:
         targets, left_out = discover.without_those_a_pod_would_kill(targets)
@@ -157,13 +181,14 @@ def run(args: argparse.Namespace) -> int:
                 f"{target.hop} {target.folder}: not traced: this is a pod, whose end would take the relay and then the "
                 "containers with it (hostPID and the host's cgroup namespace let it leave the pod; --force overrides)"
             )
+    old = _to_reopen(targets, args.reopen, yes=args.yes) if args.reopen else []
     stops = dict(args.a)
     named = args.w not in (None, "-")
     capture = os.path.abspath(args.w) if named else f"{spool_folder()}/trace-{os.getpid()}.pcapng"
     ring = make_ring(args, capture)
     most = int(stops.get("filesize", 0) * 1000)
     floor = args.min_free or (FOREGROUND if ring is None else background())
-    options = Options(targets, Limits(args.c, most, floor), stops.get("duration", 0.0), args.force, ring)
+    options = Options(targets, Limits(args.c, most, floor), stops.get("duration", 0.0), args.force, ring, args.i)
     out = None if args.w == "-" and not args.P else (sys.stderr if args.w == "-" else sys.stdout)
     screen = args.w != "-" and not args.detach and not args.calls and wants_screen(args)
     said: list[str] = []
@@ -177,8 +202,12 @@ def run(args: argparse.Namespace) -> int:
         path = discover.target_path(target)
         if target.name:
             live.older[path] = discover.older_connections(path)
-        else:
-            tell(f"{target.hop} {path}: {_shims(target)}")
+    for each in old:
+        live.when_taken[each.path] = functools.partial(_reopen, each)
+    if args.i:
+        tell(f"agent {args.i}: tracing AF_VSOCK")
+    for line in _folders(targets):
+        tell(line)
     detached = False
     try:
         live.start()
@@ -195,8 +224,10 @@ def run(args: argparse.Namespace) -> int:
                     return 0
             else:
                 copy = CopyOut(ring, sys.stdout.fileno()) if args.w == "-" and ring is not None else None
-                shown = None if out is None else Shown(make_printer(args, out), out, args.calls)
+                wanted = None if filter is None else filter.wants
+                shown = None if out is None else Shown(make_printer(args, out, registry, wanted), out, args.calls)
                 _follow(live, Decoder(), shown, copy)
+                say_errors(filter)
         if copy is not None:
             lost = copy.finish(_STDOUT_S)
             if lost:
@@ -236,6 +267,36 @@ def _show(args: argparse.Namespace, live: Live, said: list[str], capture: str, *
     return how == "detach" and live.detach()
 
 
+def _to_reopen(targets: list[Target], name: str, *, yes: bool) -> list[Old]:
+    """Ask whether this client's old connections shall be ended. Raises PodwireError if not, or if they may not be."""
+    from tracer import reopen
+    from tracer.output.units import counted
+
+    old = reopen.find(targets, name)
+    for each in old:
+        what = f"{counted(len(each.sockets), 'connection')} of {each.client.label}, pid {each.client.pid}"
+        say(f"--reopen ends {what}, to {each.hop} {each.path}; what is in flight there fails, and cannot be seen")
+    if not (yes or confirmed("end them now?", "--reopen")):
+        raise PodwireError("nothing was ended, and nothing is traced")
+    return old
+
+
+def _reopen(old: Old) -> None:
+    """End connections whose path is ours by now: who dials again comes through us."""
+    from tracer import reopen
+
+    about = f"{old.hop} {old.path}: {old.client.label}, pid {old.client.pid}"
+    try:
+        ended = reopen.end(old)
+    except OSError as error:
+        say(f"{about}: not reopened: {error.strerror}")
+        return
+    if ended == len(old.sockets):
+        say(f"{about}: old connection ended; its next one is seen")
+    else:
+        say(f"{about}: {ended} of {len(old.sockets)} old connections ended; the others had ended by themselves")
+
+
 def _check_detach(args: argparse.Namespace) -> None:
     """Refuse what needs somebody who looks on."""
     if args.w == "-" or args.P or args.calls:
@@ -256,13 +317,13 @@ class Shown:
     """Prints a live trace's updates, up to so many ended calls (0: all)."""
 
     def __init__(self, printer: Printer, out: TextIO, most_calls: int) -> None:
-        self._printer, self._out, self._left = printer, out, most_calls or -1
+        self._printer, self._out, self._most = printer, out, most_calls
         self.any_call = False
 
     @property
     def done(self) -> bool:
         """As many calls have ended as were asked for."""
-        return self._left == 0
+        return self._printer.shown == self._most > 0
 
     def show(self, updates: list[Update]) -> None:
         """Print what changed."""
@@ -271,7 +332,6 @@ class Shown:
                 return
             self._printer.update(update)
             self.any_call = self.any_call or update.kind == "opened"
-            self._left -= update.kind == "ended"
         self._out.flush()
 
     def tick(self) -> None:
@@ -361,12 +421,24 @@ class CopyOut:
             self._file.close()
 
 
-def _shims(target: Target) -> str:
-    """What a trace says of a folder of sockets at its start."""
-    try:
-        names = [name for name in os.listdir(target.folder) if target.matches(name)]
-    except OSError:
-        names = []
-    if not names or target.existing:
-        return "tracing shims as they start" + (f", and the {len(names)} that run" if names else "")
-    return f"tracing shims as they start; {len(names)} that ran before are left alone (--existing takes them too)"
+def _folders(targets: list[Target]) -> Iterator[str]:
+    """What a trace says of folders of sockets at its start: a line a folder of shims, and one for all VMs if there is a
+    folder of theirs."""
+    from tracer import discover
+
+    for target in targets:
+        if target.hop == "task":
+            yield f"task {target.folder}: {_as_they_start('shims', [target])}"
+    vms = [each for each in targets if each.hop == "agent" and not each.name]
+    places = discover.vm_places(vms) or [each.folder for each in vms if each.required]
+    if places:
+        yield f"agent {', '.join(places)}: {_as_they_start('VMs', vms)}"
+
+
+def _as_they_start(what: str, targets: list[Target]) -> str:
+    from tracer import discover
+
+    here = sum(len(discover.sockets_in(each)) for each in targets)
+    if not here or targets[0].existing:
+        return f"tracing {what} as they start" + (f", and the {here} that run" if here else "")
+    return f"tracing {what} as they start; {here} that ran before are left alone (--existing takes them too)"

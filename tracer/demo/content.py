@@ -11,6 +11,7 @@ RUNTIME_NAME = "stand-in"
 IMAGE = "registry.example/shop/web:2.4"
 PAUSE_IMAGE = "registry.example/pause:3.10"
 IMAGE_ID = "sha256:8a7819d361018e75b5a12bcfb8a117c6ea2a9d058a6aad3c16f37f4c979293b4"
+KATA_CONFIG = "/opt/kata/share/defaults/kata-containers/configuration-clh.toml"
 MISSING_PROGRAM = "/bin/wbe"
 """The program of the container that fails to start: a slip of the pen, as it happens."""
 
@@ -89,14 +90,70 @@ def process_spec(arguments: list[str]) -> dict[str, Any]:
 
 
 def oci_spec(arguments: list[str], annotations: dict[str, str]) -> dict[str, Any]:
-    """Return a bundle's config.json, which the shim reads: it never is in a message."""
+    """Return a bundle's config.json, which the shim reads: on the hop to the shim it never is in a message."""
     return {
         "ociVersion": "1.2.0",
         "process": process_spec(arguments),
         "root": {"path": "rootfs"},
         "hostname": "web-0",
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
+            {
+                "destination": "/dev",
+                "type": "tmpfs",
+                "source": "tmpfs",
+                "options": ["nosuid", "size=65536k", "mode=755"],
+            },
+            {
+                "destination": "/etc/hosts",
+                "type": "bind",
+                "source": "/var/lib/kubelet/pods/6b1e5f1c/etc-hosts",
+                "options": ["rbind", "rprivate", "rw"],
+            },
+        ],
         "annotations": annotations,
-        "linux": {"namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "mount"}, {"type": "cgroup"}]},
+        "linux": {
+            "cgroupsPath": "/kubepods/burstable/pod6b1e5f1c-9d0c-4a5e-8f57-2f0f8d1b7c31",
+            "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "mount"}, {"type": "cgroup"}],
+            "resources": {"memory": {"limit": 128 << 20}, "cpu": {"shares": 256, "period": 100_000}},
+            "maskedPaths": ["/proc/kcore", "/proc/keys"],
+        },
+    }
+
+
+def agent_process(process: dict[str, Any]) -> dict[str, Any]:
+    """Return an OCI process as a `grpc.Process`."""
+    user, capabilities = process["user"], process["capabilities"]
+    return {
+        "User": {"UID": user["uid"], "GID": user["gid"], "AdditionalGids": user["additionalGids"]},
+        "Args": process["args"],
+        "Env": process["env"],
+        "Cwd": process["cwd"],
+        "Capabilities": {name.capitalize(): values for name, values in capabilities.items()},
+        "OOMScoreAdj": process["oomScoreAdj"],
+    }
+
+
+def agent_spec(spec: dict[str, Any], container_id: str) -> dict[str, Any]:
+    """Return an OCI spec as a `grpc.Spec`: what Kata's shim makes of config.json for its guest."""
+    linux = spec["linux"]
+    memory, cpu = linux["resources"]["memory"], linux["resources"]["cpu"]
+    return {
+        "Version": spec["ociVersion"],
+        "Process": agent_process(spec["process"]),
+        "Root": {"Path": f"/run/kata-containers/{container_id}/rootfs"},
+        "Hostname": spec["hostname"],
+        "Mounts": spec["mounts"],
+        "Annotations": spec["annotations"],
+        "Linux": {
+            "CgroupsPath": linux["cgroupsPath"],
+            "Namespaces": [{"Type": each["type"]} for each in linux["namespaces"]],
+            "Resources": {
+                "Memory": {"Limit": memory["limit"]},
+                "CPU": {"Shares": cpu["shares"], "Period": cpu["period"]},
+            },
+            "MaskedPaths": linux["maskedPaths"],
+        },
     }
 
 
@@ -107,3 +164,10 @@ CGROUP_METRICS: dict[str, Any] = {
     "io": {"usage": [{"major": 253, "minor": 0, "rbytes": 1_048_576, "wbytes": 4096, "rios": 31, "wios": 1}]},
 }
 """io.containerd.cgroups.v2.Metrics"""
+
+AGENT_METRICS: dict[str, Any] = {
+    "cpu_stats": {"cpu_usage": {"total_usage": 184_220_000, "usage_in_usermode": 122_010_000}},
+    "memory_stats": {"cache": 2_220_032, "usage": {"usage": 12_713_984, "limit": 128 << 20}},
+    "pids_stats": {"current": 3, "limit": 4096},
+}
+"""The same as the guest's agent counts it: grpc.CgroupStats."""

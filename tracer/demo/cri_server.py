@@ -205,8 +205,10 @@ class Runtime:
         return self._schemas.make("google.protobuf.Empty")
 
     def _start_shim(self, sandbox_id: str, config: Proto) -> Sandbox:
+        """Start the pod's shim, which keeps its VM's sockets below `vm`, as Kata's does below `/run/vc/vm`."""
         digest = hashlib.sha256(f"{self._folder}/containerd.sock/k8s.io/{sandbox_id}".encode()).hexdigest()
         command = [sys.executable, "-P", "-m", "tracer.demo.shim", "--socket", str(self._folder / "s" / digest)]
+        command += ["--vm", str(self._folder / "vm" / sandbox_id)]
         command += ["--events", f"{self._folder}/containerd.sock.ttrpc", *(f"--mute={name}" for name in self._mute)]
         shim = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert shim.stdout is not None  # it was asked for
@@ -219,14 +221,13 @@ class Runtime:
         annotations = {"io.kubernetes.cri.container-type": kind, "io.kubernetes.cri.sandbox-id": container.sandbox.id}
         (bundle / "config.json").write_text(json.dumps(content.oci_spec(arguments, annotations)))
         (bundle / "address").write_text(f"unix://{container.sandbox.address}")
-        container.task = ttrpc_wire.TtrpcClient(container.sandbox.address)
+        container.task = ttrpc_wire.TtrpcClient(ttrpc_wire.dial(container.sandbox.address))
         layers = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"
         options = [f"workdir={layers}/12/work", f"upperdir={layers}/12/fs", f"lowerdir={layers}/11/fs"]
         rootfs = [{"type": "overlay", "source": "overlay", "options": options}]
-        runc = self._schemas.any(
-            "containerd.runc.v1.Options", self._schemas.make("containerd.runc.v1.Options", systemd_cgroup=True)
-        )
-        self._task(container, "Create", 60, id=container.id, bundle=str(bundle), rootfs=rootfs, options=runc)
+        name = "runtimeoptions.v1.Options"
+        kata = self._schemas.any(name, self._schemas.make(name, config_path=content.KATA_CONFIG))
+        self._task(container, "Create", 60, id=container.id, bundle=str(bundle), rootfs=rootfs, options=kata)
         self._task(container, "Connect", 60, id=container.id)
 
     def _start_task(self, container: Container) -> None:
@@ -345,7 +346,8 @@ def main() -> None:
     methods.add(RUNTIME_SERVICE, runtime.runtime_methods())
     methods.add(IMAGE_SERVICE, {"ImageStatus": runtime.ImageStatus, "PullImage": runtime.PullImage})
     methods.add(EVENTS, {"Forward": runtime.Forward})
-    (args.folder / "s").mkdir(mode=0o700)
+    for name in ("s", "vm"):
+        (args.folder / name).mkdir(mode=0o700)
     for name, serve in (("containerd.sock", grpc_wire.serve), ("containerd.sock.ttrpc", ttrpc_wire.serve)):
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(args.folder / name))

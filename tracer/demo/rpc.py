@@ -11,7 +11,7 @@ from typing import Any
 
 from protos.registry import Registry
 
-OK, CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, NOT_FOUND, UNIMPLEMENTED = 0, 1, 2, 4, 5, 12
+OK, CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, NOT_FOUND, UNIMPLEMENTED, INTERNAL = 0, 1, 2, 4, 5, 12, 13
 """gRPC's status codes that occur here; ttrpc uses the same."""
 
 Proto = Any

@@ -30,9 +30,9 @@ _PYTHON = (sys.executable, "-P", "-m")
 
 @contextmanager
 def socket_folder() -> Iterator[Path]:
-    """Make a folder whose shim sockets' paths keep below 108 bytes (unix(7)), and remove it at the end."""
+    """Make a folder whose VMs' sockets have paths below 108 bytes (unix(7)), and remove it at the end."""
     place = tempfile.gettempdir()
-    with tempfile.TemporaryDirectory(prefix="podwire-demo-", dir=place if len(place) < 16 else "/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="podwire-demo-", dir=place if len(place) < 9 else "/tmp") as name:
         yield Path(name)
 
 
@@ -62,8 +62,9 @@ def run_client(folder: Path, pause_s: float = 0, timeout_s: float = CLIENT_S) ->
 
 def trace_command(folder: Path, capture: str, options: Sequence[str] = ()) -> list[str]:
     """Return the `podwire trace` that sees everything of the stand-in."""
-    # The folder of shims first: once the two sockets are exchanged, it is watched.
-    sockets = (f"task={folder}/s", f"events={folder}/containerd.sock.ttrpc", f"cri={folder}/containerd.sock")
+    # The folders first: once the two sockets are exchanged, they are watched.
+    sockets = [f"task={folder}/s", f"agent={folder}/vm"]
+    sockets += [f"events={folder}/containerd.sock.ttrpc", f"cri={folder}/containerd.sock"]
     return [*_PYTHON, "tracer.cli", "trace", "-w", capture, *(f"--socket={each}" for each in sockets), *options]
 
 

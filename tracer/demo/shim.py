@@ -1,8 +1,9 @@
-"""The stand-in shim: serves Task v3 on its pod's own socket, forwards events to containerd's place.
+"""The stand-in shim, in Kata's place: serves Task v2 on its pod's own socket, forwards events to containerd's place,
+and has the agent in its VM do the work.
 
-In: the socket's path, the events socket's path, methods it shall never answer. Out: the socket's address on stdout,
-once it listens, as a shim's `start` says it. It runs nothing; pids are made up. It ends by Shutdown, or when its
-stdin closes: whoever started it has gone.
+In: the socket's path, the events socket's path, the VM's folder, methods it shall never answer. Out: the socket's
+address on stdout, once it listens, as a shim's `start` says it. It runs nothing but the stand-in VMM; pids are made up.
+It ends by Shutdown, or when its stdin closes: whoever started it has gone.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tracer.demo import content
+from tracer.demo.guest import Guest
 from tracer.demo.rpc import NOT_FOUND, UNKNOWN, Method, Methods, Proto, RpcError, Schemas
-from tracer.demo.ttrpc_wire import TtrpcClient, serve
+from tracer.demo.ttrpc_wire import TtrpcClient, dial, serve
 
-TASK = "containerd.task.v3.Task"
+TASK = "containerd.task.v2.Task"
 EVENTS = "containerd.services.events.ttrpc.v1.Events"
 RUNNING, STOPPED = 2, 3
 SIGTERM = 15
-RUNC_ERROR = (
-    "OCI runtime create failed: runc create failed: unable to start container process: "
-    'error during container init: exec: "{0}": stat {0}: no such file or directory'
-)
+START_S = 0.05
+"""A real shim's `start` takes so long to say where it listens."""
 
 
 @dataclass
@@ -37,7 +38,8 @@ class Process:
     """A container's first process, or one that was exec'd into it."""
 
     pid: int
-    arguments: list[str]
+    spec: dict[str, Any]
+    """Of the OCI's: a container's config.json, or the process of an exec."""
     exit_status: int = 0
     exited_at: int = 0
     """Nanoseconds since the epoch."""
@@ -47,8 +49,8 @@ class Process:
 class Shim:
     """The state of one pod's tasks, and the methods over it."""
 
-    def __init__(self, schemas: Schemas, events_path: str) -> None:
-        self._schemas, self._events_path = schemas, events_path
+    def __init__(self, schemas: Schemas, events_path: str, guest: Guest) -> None:
+        self._schemas, self._events_path, self._guest = schemas, events_path, guest
         self._events: TtrpcClient | None = None
         self._lock = threading.Lock()
         self._processes: dict[tuple[str, str], Process] = {}
@@ -62,10 +64,13 @@ class Shim:
 
     def _create(self, request: Proto) -> Proto:
         spec = json.loads(Path(request.bundle, "config.json").read_text())
-        program = spec["process"]["args"][0]
-        if program == content.MISSING_PROGRAM:
-            raise RpcError(UNKNOWN, RUNC_ERROR.format(program))
-        process = self._add(request.id, "", spec["process"]["args"])
+        if spec["annotations"]["io.kubernetes.cri.container-type"] == "sandbox":
+            self._guest.boot(request.id, spec["hostname"])
+        try:
+            self._guest.create(request.id, spec)
+        except RpcError as error:
+            raise RpcError(UNKNOWN, f"rpc status: {error.message}") from error
+        process = self._add(request.id, "", spec)
         self._bundles[request.id] = request.bundle
         self._publish("/tasks/create", "TaskCreate", container_id=request.id, bundle=request.bundle, pid=process.pid)
         return self._answer("CreateTaskResponse", pid=process.pid)
@@ -76,7 +81,7 @@ class Shim:
 
     def _exec(self, request: Proto) -> Proto:
         self._find(request.id, "")
-        self._add(request.id, request.exec_id, json.loads(request.spec.value)["args"])
+        self._add(request.id, request.exec_id, json.loads(request.spec.value))
         self._publish("/tasks/exec-added", "TaskExecAdded", container_id=request.id, exec_id=request.exec_id)
         return self._schemas.make("google.protobuf.Empty")
 
@@ -84,11 +89,12 @@ class Shim:
         process = self._find(request.id, request.exec_id)
         if request.exec_id:
             names = {"container_id": request.id, "exec_id": request.exec_id}
+            self._guest.run(request.id, request.exec_id, process.spec)
             self._publish("/tasks/exec-started", "TaskExecStarted", pid=process.pid, **names)
-            ran = content.run(tuple(process.arguments))
-            threading.Timer(ran.seconds, self._exit, (request.id, request.exec_id, ran.exit_code)).start()
         else:
+            self._guest.start(request.id)
             self._publish("/tasks/start", "TaskStart", container_id=request.id, pid=process.pid)
+        threading.Thread(target=self._await_exit, args=(request.id, request.exec_id), daemon=True).start()
         return self._answer("StartResponse", pid=process.pid)
 
     def _wait(self, request: Proto) -> Proto:
@@ -104,6 +110,7 @@ class Shim:
 
     def _stats(self, request: Proto) -> Proto:
         self._find(request.id, "")
+        self._guest.stats(request.id)
         name = "io.containerd.cgroups.v2.Metrics"
         return self._answer(
             "StatsResponse", stats=self._schemas.any(name, self._schemas.make(name, **content.CGROUP_METRICS))
@@ -113,9 +120,7 @@ class Shim:
         process = self._find(request.id, request.exec_id)
         if process.exited.is_set():
             raise RpcError(NOT_FOUND, "process already finished: not found")
-        # This program takes its 20 ms to end well after SIGTERM; the pause container is killed at once.
-        pause, status = (0.02, 0) if request.signal == SIGTERM else (0.001, 128 + request.signal)
-        threading.Timer(pause, self._exit, (request.id, request.exec_id, status)).start()
+        self._guest.signal(request.id, request.exec_id, request.signal)
         return self._schemas.make("google.protobuf.Empty")
 
     def _delete(self, request: Proto) -> Proto:
@@ -123,19 +128,21 @@ class Shim:
         with self._lock:
             del self._processes[request.id, request.exec_id]
         if not request.exec_id:
+            self._guest.remove(request.id)
             ended = {"exit_status": process.exit_status, "pid": process.pid, "exited_at": _timestamp(process.exited_at)}
             self._publish("/tasks/delete", "TaskDelete", container_id=request.id, **ended)
         return self._ended("DeleteResponse", process, pid=process.pid)
 
     def _shutdown(self, request: Proto) -> Proto:
+        self._guest.stop()
         # The answer may or may not get out before the process ends; with the real one too.
         threading.Timer(0.01, self.shut_down.set).start()
         return self._schemas.make("google.protobuf.Empty")
 
-    def _add(self, task_id: str, exec_id: str, arguments: list[str]) -> Process:
+    def _add(self, task_id: str, exec_id: str, spec: dict[str, Any]) -> Process:
         with self._lock:
             self._next_pid += 1
-            process = self._processes[task_id, exec_id] = Process(self._next_pid, arguments)
+            process = self._processes[task_id, exec_id] = Process(self._next_pid, spec)
         return process
 
     def _find(self, task_id: str, exec_id: str, otherwise: str = "no such task: not found") -> Process:
@@ -144,6 +151,10 @@ class Shim:
         if process is None:
             raise RpcError(NOT_FOUND, otherwise)
         return process
+
+    def _await_exit(self, task_id: str, exec_id: str) -> None:
+        with suppress(RpcError):  # its guest has gone
+            self._exit(task_id, exec_id, self._guest.wait(task_id, exec_id))
 
     def _exit(self, task_id: str, exec_id: str, status: int) -> None:
         process = self._find(task_id, exec_id)
@@ -160,12 +171,12 @@ class Shim:
         envelope = {"timestamp": _timestamp(time.time_ns()), "namespace": "k8s.io", "topic": topic, "event": event}
         request = self._schemas.make("containerd.services.events.ttrpc.v1.ForwardRequest", envelope=envelope)
         with self._lock:
-            self._events = self._events or TtrpcClient(self._events_path)
+            self._events = self._events or TtrpcClient(dial(self._events_path))
         with suppress(TimeoutError, RpcError):  # an event that nobody takes is lost, and the task goes on
             self._events.call(EVENTS, "Forward", request.SerializeToString(), timeout_s=5)
 
     def _answer(self, name: str, **fields: object) -> Proto:
-        return self._schemas.make(f"containerd.task.v3.{name}", **fields)
+        return self._schemas.make(f"containerd.task.v2.{name}", **fields)
 
     def _ended(self, name: str, process: Process, **fields: object) -> Proto:
         ended = {"exit_status": process.exit_status, "exited_at": _timestamp(process.exited_at)}
@@ -186,14 +197,17 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--socket", required=True)
     parser.add_argument("--events", required=True)
+    parser.add_argument("--vm", type=Path, required=True)
     parser.add_argument("--mute", action="append", default=[])
     args = parser.parse_args()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(args.socket)
     os.chmod(args.socket, 0o600)
     listener.listen()
+    time.sleep(START_S)
     schemas = Schemas()
-    shim, methods = Shim(schemas, args.events), Methods(schemas, args.mute)
+    guest = Guest(schemas, args.vm, args.mute)
+    shim, methods = Shim(schemas, args.events, guest), Methods(schemas, args.mute)
     methods.add(TASK, shim.methods())
     threading.Thread(target=serve, args=(listener, methods.answer), daemon=True).start()
     threading.Thread(target=_await_starter, args=(shim,), daemon=True).start()

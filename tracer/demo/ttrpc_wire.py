@@ -37,10 +37,11 @@ def serve(listener: socket.socket, answer: Answer) -> None:
     """Accept connections and answer their calls, for as long as the process lives."""
     while True:
         connection, _ = listener.accept()
-        threading.Thread(target=_serve_connection, args=(connection, answer), daemon=True).start()
+        threading.Thread(target=serve_connection, args=(connection, answer), daemon=True).start()
 
 
-def _serve_connection(connection: socket.socket, answer: Answer) -> None:
+def serve_connection(connection: socket.socket, answer: Answer) -> None:
+    """Answer the calls of one connection until it ends."""
     reader, sending = FrameReader(Direction.REQUEST), threading.Lock()
 
     def serve_call(frame: Frame) -> None:
@@ -60,12 +61,18 @@ def _serve_connection(connection: socket.socket, answer: Answer) -> None:
                     threading.Thread(target=serve_call, args=(frame,), daemon=True).start()
 
 
+def dial(path: str) -> socket.socket:
+    """Return a connection to a unix socket."""
+    connected = socket.socket(socket.AF_UNIX)
+    connected.connect(path)
+    return connected
+
+
 class TtrpcClient:
     """One connection to a ttrpc server; several threads may call at once."""
 
-    def __init__(self, path: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(path)
+    def __init__(self, connected: socket.socket, metadata: tuple[tuple[str, str], ...] = (NAMESPACE,)) -> None:
+        self._socket, self._metadata = connected, metadata
         self._ids = itertools.count(1, 2)
         self._lock = threading.Lock()
         self._waiting: dict[int, Future[Response]] = {}
@@ -75,7 +82,7 @@ class TtrpcClient:
         """Return the answer's payload; 0 is no deadline, as in Wait. Raises RpcError, TimeoutError."""
         future: Future[Response] = Future()
         timeout_nano = int(timeout_s * 1e9)
-        request = build_request(service, method, payload, timeout_nano=timeout_nano, metadata=(NAMESPACE,))
+        request = build_request(service, method, payload, timeout_nano=timeout_nano, metadata=self._metadata)
         with self._lock:
             stream_id = next(self._ids)
             self._waiting[stream_id] = future

@@ -1,6 +1,8 @@
-"""Names of numbers: gRPC's status codes and HTTP/2's error codes. Both protocols use the status codes."""
+"""Names of numbers: status codes, which both protocols share, HTTP/2's error codes, signals, exit statuses."""
 
 from __future__ import annotations
+
+import signal
 
 STATUS = (
     "OK",
@@ -50,3 +52,21 @@ def status_name(code: int) -> str:
 def reset_name(code: int) -> str:
     """`CANCEL` for 8; `CODE_99` for what has no name."""
     return RESET[code] if 0 <= code < len(RESET) else f"CODE_{code}"
+
+
+def signal_name(number: int) -> str | None:
+    """`SIGTERM` for 15, `SIGRTMIN+3` for 37; None for what is no signal of Linux."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - 34}" if 34 < number < 64 else None
+
+
+def exit_reason(status: int) -> str | None:
+    """Why a process ended, where its exit status tells it by the shell's rules: `SIGKILL` for 137."""
+    if status in _EXITS:
+        return _EXITS[status]
+    return signal_name(status - 128) if status > 128 else None
+
+
+_EXITS = {126: "could not be executed", 127: "command not found"}

@@ -5,14 +5,17 @@ submessages by dots. Fields at their default are left out, but for enums and the
 
     id       the first 13 characters           bytes    how many bytes            count    how many
     digest   algorithm and 12 digits           words    a command line            always   a number, zero too
-    signal   SIGTERM for 15                    seconds  a time-out                exit     `exit 3`
-    exec     left out if it is the container's own id
+    signal   SIGTERM for 15                    seconds  a time-out                exit     `exit 137 (SIGKILL)`
+    exec     left out if it is the container's own id         set      which fields of a message are set
+    quantity  `48 MiB`                         why      `137 (SIGKILL)`
+    args     the command line in an Any of a Process of the runtime specification
+    elsewhere  a URL, with the remark that the bytes of the stream go there and not through CRI
 """
 
 from __future__ import annotations
 
 _TASK = {
-    "State": "exec=exec_id:id → status pid exit_status",
+    "State": "exec=exec_id:id → status pid exit_status:why",
     "Create": "runtime=options.type_url → pid",
     "Start": "exec=exec_id:id → pid",
     "Delete": "exec=exec_id:id → pid exit_status:exit",
@@ -21,7 +24,7 @@ _TASK = {
     "Resume": "",
     "Checkpoint": "path",
     "Kill": "exec=exec_id:id signal:signal all",
-    "Exec": "exec=exec_id:id terminal",
+    "Exec": "exec=exec_id:id spec:args terminal",
     "ResizePty": "exec=exec_id:id width:always height:always",
     "CloseIO": "exec=exec_id:id stdin",
     "Update": "resources=resources.type_url",
@@ -45,14 +48,14 @@ _CRI = {
     "RemoveContainer": "",
     "ListContainers": "→ containers=containers:count",
     "StreamContainers": "",
-    "ContainerStatus": "→ status.metadata.name status.state exit_code=status.exit_code status.reason",
+    "ContainerStatus": "→ status.metadata.name status.state exit_code=status.exit_code:why status.reason",
     "UpdateContainerResources": "cpu_quota=linux.cpu_quota cpu_shares=linux.cpu_shares "
-    "memory=linux.memory_limit_in_bytes",
+    "memory=linux.memory_limit_in_bytes:quantity",
     "ReopenContainerLog": "",
     "ExecSync": "cmd:words timeout:seconds → exit_code:exit stdout=stdout:bytes stderr=stderr:bytes",
-    "Exec": "cmd:words tty → url",
-    "Attach": "tty → url",
-    "PortForward": "ports=port:words → url",
+    "Exec": "cmd:words tty → url:elsewhere",
+    "Attach": "tty → url:elsewhere",
+    "PortForward": "ports=port:words → url:elsewhere",
     "ContainerStats": "→ stats.attributes.metadata.name",
     "ListContainerStats": "→ stats=stats:count",
     "StreamContainerStats": "",
@@ -88,6 +91,78 @@ _SANDBOX = {
     "PingSandbox": "",
     "ShutdownSandbox": "",
     "SandboxMetrics": "",
+}
+
+_AGENT = {
+    "CreateSandbox": "hostname storages=storages:count",
+    "DestroySandbox": "",
+    "CreateContainer": "OCI.Process.Args:words storages=storages:count",
+    "StartContainer": "",
+    "RemoveContainer": "timeout:seconds",
+    "ExecProcess": "exec=exec_id:exec process.Args:words",
+    "SignalProcess": "exec=exec_id:exec signal:signal",
+    "WaitProcess": "exec=exec_id:exec → status:exit",
+    "UpdateContainer": "resources=resources:set",
+    "UpdateEphemeralMounts": "storages=storages:count",
+    "StatsContainer": "→ memory=cgroup_stats.memory_stats.usage.usage:quantity pids=cgroup_stats.pids_stats.current",
+    "PauseContainer": "",
+    "ResumeContainer": "",
+    "RemoveStaleVirtiofsShareMounts": "",
+    "GetDiagnosticData": "log_type → data=data:bytes",
+    "WriteStdin": "exec=exec_id:exec data=data:bytes → len",
+    "ReadStdout": "exec=exec_id:exec len → data=data:bytes",
+    "ReadStderr": "exec=exec_id:exec len → data=data:bytes",
+    "CloseStdin": "exec=exec_id:exec",
+    "TtyWinResize": "exec=exec_id:exec row:always column:always",
+    "UpdateInterface": "interface.name mac=interface.hwAddr",
+    "UpdateRoutes": "routes=routes.Routes:count → routes=Routes:count",
+    "ListInterfaces": "→ interfaces=Interfaces:count",
+    "ListRoutes": "→ routes=Routes:count",
+    "AddARPNeighbors": "neighbors=neighbors.ARPNeighbors:count",
+    "GetIPTables": "is_ipv6 → data=data:bytes",
+    "SetIPTables": "is_ipv6 data=data:bytes",
+    "GetMetrics": "→ metrics=metrics:bytes",
+    "MemAgentMemcgSet": "",
+    "MemAgentCompactSet": "",
+    "OnlineCPUMem": "wait nb_cpus cpu_only",
+    "ReseedRandomDev": "data=data:bytes",
+    "GetGuestDetails": "→ version=agent_details.version block=mem_block_size_bytes:quantity",
+    "MemHotplugByProbe": "addresses=memHotplugProbeAddr:count",
+    "SetGuestDateTime": "Sec Usec",
+    "CopyFile": "path file_size offset data=data:bytes",
+    "GetOOMEvent": "",
+    "AddSwap": "PCIPath:words",
+    "AddSwapPath": "path",
+    "GetVolumeStats": "volume_guest_path → usage=usage:count",
+    "ResizeVolume": "volume_guest_path size",
+    "SetPolicy": "policy=policy:bytes",
+    "ListProcesses": "format",
+    "StartTracing": "",
+    "StopTracing": "",
+}
+
+_POD = "pod.namespace/pod.name"
+_CONTAINER = f"{_POD} container.name"
+
+_NRI = {
+    "Configure": "runtime_name/runtime_version → events",
+    "Synchronize": "pods=pods:count containers=containers:count more → updates=update:count more",
+    "Shutdown": "",
+    "RunPodSandbox": _POD,
+    "UpdatePodSandbox": f"{_POD} resources=linux_resources:set",
+    "PostUpdatePodSandbox": _POD,
+    "StopPodSandbox": _POD,
+    "RemovePodSandbox": _POD,
+    "CreateContainer": f"{_CONTAINER} → adjust=adjust:set updates=update:count",
+    "PostCreateContainer": _CONTAINER,
+    "StartContainer": _CONTAINER,
+    "PostStartContainer": _CONTAINER,
+    "UpdateContainer": f"{_CONTAINER} resources=linux_resources:set → updates=update:count",
+    "PostUpdateContainer": _CONTAINER,
+    "StopContainer": f"{_CONTAINER} → updates=update:count",
+    "RemoveContainer": _CONTAINER,
+    "StateChange": f"event {_CONTAINER}",
+    "ValidateContainerAdjustment": f"{_CONTAINER} adjust=adjust:set → reject reason",
 }
 
 FIELDS: dict[str, dict[str, str]] = {
@@ -200,7 +275,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "Get": "exec=exec_id:id → pid=process.pid status=process.status",
         "List": "filter → tasks=tasks:count",
         "Kill": "exec=exec_id:id signal:signal all",
-        "Exec": "exec=exec_id:id terminal",
+        "Exec": "exec=exec_id:id spec:args terminal",
         "ResizePty": "exec=exec_id:id width:always height:always",
         "CloseIO": "exec=exec_id:id stdin",
         "Pause": "",
@@ -215,7 +290,30 @@ FIELDS: dict[str, dict[str, str]] = {
         "Transfer": "source.type_url to=destination.type_url",
     },
     "containerd.services.version.v1.Version": {"Version": "→ version revision"},
+    "grpc.AgentService": _AGENT,
+    "grpc.Health": {"Check": "service → status", "Version": "service → agent_version"},
+    "nri.pkg.api.v1alpha1.Plugin": _NRI,
+    "nri.pkg.api.v1alpha1.Runtime": {
+        "RegisterPlugin": "plugin_idx/plugin_name",
+        "UpdateContainers": "updates=update:count evict=evict:count → failed=failed:count",
+    },
+    "nri.pkg.api.v1alpha1.HostFunctions": {"Log": "level msg"},
 }
+
+STREAMED: dict[str, dict[str, str]] = {
+    "containerd.services.content.v1.Content": {
+        "Read": "digest:digest offset size → offset:always data=data:bytes",
+        "Write": "action ref offset:always data=data:bytes total expected:digest → action offset:always digest:digest",
+        "List": "filters:words → contents=info:count",
+    },
+    "containerd.services.events.v1.Events": {"Subscribe": "filters:words → "},
+    "containerd.services.snapshots.v1.Snapshots": {"List": "snapshotter filters:words → snapshots=info:count"},
+    "containerd.services.containers.v1.Containers": {"ListStream": "filters:words → container.id:id"},
+    "containerd.services.streaming.v1.Streaming": {"Stream": "type_url value:bytes → type_url value:bytes"},
+    "runtime.v1.RuntimeService": {"GetContainerEvents": "→ container_event_type"},
+}
+"""The same of each message of a stream, which has a line of its own when it comes. Without an entry that says its size.
+"""
 
 EVENT_FIELDS: dict[str, str] = {
     "containerd.events.TaskCreate": "pid",
@@ -228,8 +326,22 @@ EVENT_FIELDS: dict[str, str] = {
     "containerd.events.TaskPaused": "",
     "containerd.events.TaskResumed": "",
     "containerd.events.TaskCheckpointed": "checkpoint",
+    "containerd.events.ContainerCreate": "id:id image",
+    "containerd.events.ContainerUpdate": "id:id image",
+    "containerd.events.ContainerDelete": "id:id",
+    "containerd.events.SnapshotPrepare": "key:id parent:digest",
+    "containerd.events.SnapshotCommit": "key:id name:digest",
+    "containerd.events.SnapshotRemove": "key:id",
+    "containerd.services.images.v1.ImageCreate": "name",
+    "containerd.services.images.v1.ImageUpdate": "name",
+    "containerd.services.images.v1.ImageDelete": "name",
+    "containerd.events.ContentCreate": "digest:digest size",
+    "containerd.events.ContentDelete": "digest:digest",
+    "containerd.events.NamespaceCreate": "name",
+    "containerd.events.NamespaceUpdate": "name",
+    "containerd.events.NamespaceDelete": "name",
 }
-"""Events that a shim forwards; their line is about the event, the call is only its carrier."""
+"""Events, as a shim forwards them and as containerd tells them: what a line says of them."""
 
 EVENT_CARRIERS = frozenset({"containerd.services.events.ttrpc.v1.Events", "containerd.services.events.v1.Events"})
 """Services whose Forward carries an Envelope with an event in it."""
@@ -247,6 +359,7 @@ ID_PATHS: dict[str, tuple[str, ...]] = {
     "containerd.services.sandbox.v1.Store": ("sandbox_id", "sandbox.sandbox_id"),
     "containerd.services.tasks.v1.Tasks": ("container_id",),
     "grpc.AgentService": ("container_id", "sandbox_id"),
+    "nri.pkg.api.v1alpha1.Plugin": ("container.id", "pod.id"),
 }
 """Where the id of the pod or container is that a call is about: the first of these that its request has and fills;
 else its response's, under the same names."""
@@ -258,3 +371,7 @@ EXPECTED_FAILURES: dict[str, frozenset[tuple[str, int]]] = {
     "containerd.task.v3.Task": frozenset({("Kill", 5)}),
 }
 """(method, status) that are part of a good life: containerd ends each exec with a Kill that finds nothing."""
+
+EXPECTED_ENDS = frozenset({("grpc.AgentService", method, "eof") for method in ("ReadStdout", "ReadStderr")})
+"""Service, method and status message of what is no failure whatever the status: the agent says so that a stream has
+ended."""

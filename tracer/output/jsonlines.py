@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dissectors.events import Direction, Metadata, Status
+from dissectors.masking import EVIDENCE, mask_metadata
 from dissectors.render import Renderer
 from protos.registry import Registry
 from tracer.calls import Call, CallUpdate, Finding, Message, Update
@@ -39,10 +40,21 @@ JSONObject = dict[str, Any]
 class JsonPrinter:
     """Print a call when it has ended, a finding when it comes, and at the end the calls that are still open."""
 
-    def __init__(self, write: Callable[[str], object], registry: Registry, renderer: Renderer) -> None:
+    def __init__(
+        self,
+        write: Callable[[str], object],
+        registry: Registry,
+        renderer: Renderer,
+        wanted: Callable[[Call, int], bool] | None = None,
+    ) -> None:
+        self.shown = 0
+        """Calls printed that had ended."""
+        self._wanted = wanted
+        self._now_ns = 0
         self._write = write
         self._registry = registry
         self._renderer = renderer
+        self._show_secrets = renderer.show_secrets
         self._stamps = Stamps()
         # What is encoded was just made from bytes: it cannot contain itself.
         self._encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -53,12 +65,16 @@ class JsonPrinter:
     def update(self, update: Update) -> None:
         """Take what changed."""
         if type(update) is not CallUpdate:
-            self._write(self.finding(update) + "\n")  # type: ignore[arg-type] # told by its type
+            if self._wanted is None or update.flow is None:  # type: ignore[union-attr] # told by its type
+                self._write(self.finding(update) + "\n")  # type: ignore[arg-type] # as above
             return
-        kind, _, call, _ = update
+        kind, time_ns, call, _ = update
+        self._now_ns = time_ns
         if kind == "ended":
             self._open.pop(call.number, None)
-            self._write(self.call(call) + "\n")
+            if self._wanted is None or self._wanted(call, time_ns):
+                self._write(self.call(call) + "\n")
+                self.shown += 1
         elif kind == "opened":
             self._open[call.number] = call
 
@@ -67,8 +83,9 @@ class JsonPrinter:
 
     def finish(self, end_ns: int | None = None) -> None:
         """Print the calls that have no end in this capture, in the order of their starts."""
-        for number in sorted(self._open):
-            self._write(self.call(self._open[number]) + "\n")
+        for _, call in sorted(self._open.items()):
+            if self._wanted is None or self._wanted(call, end_ns or self._now_ns):
+                self._write(self.call(call) + "\n")
         self._open.clear()
 
     def call(self, call: Call, **more: object) -> str:
@@ -104,11 +121,11 @@ class JsonPrinter:
         if call.note:
             pieces.append(f'"note":{_quote(call.note)}')
         if call.metadata:
-            pieces.append(f'"metadata":{_metadata(call.metadata)}')
+            pieces.append(f'"metadata":{self._metadata(call.metadata)}')
         if call.response_metadata:
-            pieces.append(f'"response_metadata":{_metadata(call.response_metadata)}')
+            pieces.append(f'"response_metadata":{self._metadata(call.response_metadata)}')
         if call.trailers:
-            pieces.append(f'"trailers":{_metadata(call.trailers)}')
+            pieces.append(f'"trailers":{self._metadata(call.trailers)}')
         if more:
             pieces.append(self._encode(more)[1:-1])
         return ",".join(pieces) + "}"
@@ -128,11 +145,13 @@ class JsonPrinter:
         if finding.length:
             shown["length"] = finding.length
         if finding.evidence:
-            shown["evidence_base64"] = _base64(finding.evidence)
+            shown["evidence_base64"] = _base64(finding.evidence if self._show_secrets else finding.evidence[:EVIDENCE])
         if finding.call is not None:
             shown["call"] = finding.call.number
         if finding.fatal:
             shown["fatal"] = True
+        if finding.text:
+            shown["text"] = finding.text
         text = self._encode(shown)
         if finding.flow is None:
             return text
@@ -172,7 +191,10 @@ class JsonPrinter:
         """Return what an object has of a payload, from its comma on, and the id in it."""
         type_name = method.types[direction]
         if not type_name:
-            return f',"body_base64":"{_base64(payload)}"', ""
+            payload = self._renderer.unknown(payload)
+            guess = self._renderer.guess_json(payload)
+            guessed = f',"guess":{self._encode(guess)}' if guess else ""
+            return f',"body_base64":"{_base64(payload)}"{guessed}', ""
         body = self._renderer.to_json(type_name, payload)
         text = f",{method.labels[direction]}{self._encode(body) if body else '{}'}"
         shown = text, _identity(method.id_paths, body)
@@ -182,6 +204,13 @@ class JsonPrinter:
                 known.clear()
             known[payload] = shown
         return shown
+
+    def _metadata(self, metadata: Metadata) -> str:
+        pairs = [
+            f"[{_quote(key)},{_quote(value if isinstance(value, str) else _base64(value))}]"
+            for key, value in (metadata if self._show_secrets else mask_metadata(metadata))
+        ]
+        return f"[{','.join(pairs)}]"
 
     def _status(self, status: Status) -> str:
         if not status.code and not status.message and not status.details:
@@ -232,13 +261,6 @@ def _endpoint(endpoint: Endpoint) -> JSONObject:
     if endpoint.unit:
         shown["unit"] = endpoint.unit
     return shown
-
-
-def _metadata(metadata: Metadata) -> str:
-    pairs = [
-        f"[{_quote(key)},{_quote(value if isinstance(value, str) else _base64(value))}]" for key, value in metadata
-    ]
-    return f"[{','.join(pairs)}]"
 
 
 def _base64(data: bytes) -> str:

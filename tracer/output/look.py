@@ -11,6 +11,7 @@ from typing import NamedTuple, TextIO
 OK = " "
 FAILED = "E"
 OPEN = "…"
+MESSAGE = "·"
 CANCELLED = "-"
 GAP = "≠"
 MALFORMED = "!"
@@ -18,7 +19,7 @@ NOTICE = "*"
 
 _COLOURS = {FAILED: "\x1b[31m", OPEN: "\x1b[33m", CANCELLED: "\x1b[2m", GAP: "\x1b[35m", MALFORMED: "\x1b[35m"}
 _PLAIN = "\x1b[0m"
-_ASCII = str.maketrans({"…": "...", "→": "->", "≠": "#", "µ": "u", "—": "-"})
+_ASCII = str.maketrans({"…": "...", "→": "->", "←": "<-", "≠": "#", "µ": "u", "—": "-", "·": "."})
 
 
 class Look(NamedTuple):

@@ -7,21 +7,26 @@ In: a call. Out: a `Summary`. Only the first request and the first response are 
 from __future__ import annotations
 
 import shlex
-import signal
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from google.protobuf.descriptor import FieldDescriptor
 
+from dissectors.json_value import PROCESS_URL, parse_json
+from dissectors.masking import Masker
 from protos.registry import Parsed, Registry
 from tracer.calls import Call, Message
+from tracer.output.codes import exit_reason, signal_name
 from tracer.output.escape import escape
-from tracer.output.fields import EVENT_CARRIERS, EVENT_FIELDS, EVENT_ID_PATHS, FIELDS, ID_PATHS
-from tracer.output.units import short_id, size
+from tracer.output.fields import EVENT_CARRIERS, EVENT_FIELDS, EVENT_ID_PATHS, FIELDS, ID_PATHS, STREAMED
+from tracer.output.units import quantity, short_id, size
 
 MAX_TEXT = 64
 """Characters of one field on a line; `-v` has them all."""
+
+MAX_FIRST = 4
+"""Fields on a line of a message that the table does not know."""
 
 KEPT = 256
 """What was read of so many messages of a method's side is kept: half of all are the very bytes of one before (polling,
@@ -29,7 +34,10 @@ empty answers)."""
 KEPT_LENGTH = 512
 """Bytes of a message so kept, at most."""
 
-_PLAIN_SERVICES = ("runtime.v1.", "containerd.task.", "containerd.services.events.ttrpc.", "grpc.AgentService")
+ENVELOPES = frozenset({"containerd.types.Envelope", "containerd.services.events.v1.Envelope"})
+"""Messages that are events in an envelope."""
+
+_PLAIN_SERVICES = ("runtime.v1.", "containerd.task.", "containerd.services.events.ttrpc.", "grpc.AgentService", "nri.")
 """Services whose methods need no name in front on their hop."""
 
 _new = tuple.__new__  # makes a NamedTuple in half the time
@@ -55,6 +63,8 @@ class _Side(NamedTuple):
     type: str
     items: tuple[Item, ...]
     ids: tuple[Callable[[Any], Any], ...]
+    mask: Callable[[str, bytes], bytes] | None
+    """Set where a field that is shown is a secret."""
     known: dict[bytes, tuple[str, str]]
     """Messages read before: text and id, both escaped."""
 
@@ -69,13 +79,16 @@ class _Plan(NamedTuple):
     streaming: bool
     carries_event: bool
     known: bool
+    streamed: tuple[_Side, ...] = ()
+    """Of a stream: what to read of each message, by direction."""
 
 
 class Summarizer:
     """Make summaries with the schemas of one registry. What a method's line needs is worked out once."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, *, show_secrets: bool = False) -> None:
         self._registry = registry
+        self._masker = None if show_secrets else Masker(registry)
         self._plans: dict[tuple[str, str], _Plan] = {}
         self._events: dict[str, tuple[tuple[Item, ...], tuple[Callable[[Any], Any], ...]]] = {}
 
@@ -100,6 +113,34 @@ class Summarizer:
             found = _stream_text(call) if call.response_count else ""
         return _new(Summary, (plan.name, identity, wanted, found))
 
+    def streamed(self, call: Call, message: Message) -> Summary | None:
+        """Say what a message of a stream says, in `request` or `response`; None if `call` is no stream.
+
+        A method that no schema has is one once a side has said two things.
+        """
+        plan = self._plans.get((call.service, call.method))
+        if plan is None:
+            plan = self._plans[call.service, call.method] = self._plan(call.service, call.method)
+        if plan.streamed:
+            side = plan.streamed[message.direction]
+            if side.type in ENVELOPES and message.payload is not None:
+                identity, text = self._envelope(side.type, message.payload)
+            else:
+                text, identity = self._read(side, message)
+            text = text or size(message.length)
+        elif not plan.known and _said_twice(call, message):
+            text, identity = size(message.length), ""
+        else:
+            return None
+        return Summary(plan.name, identity, *(("", text) if message.direction else (text, "")))
+
+    def _envelope(self, type_name: str, payload: bytes) -> tuple[str, str]:
+        parsed = self._registry.parse(type_name, payload)
+        if parsed.message is None:
+            return "", f"(does not parse: {escape(parsed.error)})"
+        summary = self._enveloped(parsed.message, "")
+        return summary.id, f"{summary.method} {summary.request}".strip()
+
     def _read(self, side: _Side, message: Message) -> tuple[str, str]:
         """Return what the line shows of a message, and the id in it; both escaped."""
         payload = message.payload
@@ -107,7 +148,7 @@ class Summarizer:
             return f"({escape(message.note)})", ""
         read = side.known.get(payload)
         if read is None:
-            parsed = self._registry.parse(side.type, payload)
+            parsed = self._registry.parse(side.type, side.mask(side.type, payload) if side.mask else payload)
             body = parsed.message
             if body is None:
                 return f"(does not parse: {escape(parsed.error)})", ""
@@ -126,8 +167,11 @@ class Summarizer:
         parsed = self._registry.parse(plan.request.type, request.payload)
         if parsed.message is None:
             return Summary(plan.name, "", f"(does not parse: {escape(parsed.error)})", "")
-        envelope: Any = parsed.message.envelope  # type: ignore[attr-defined] # made at run time from the schema
-        topic = escape(envelope.topic) or plan.name
+        envelope = parsed.message.envelope  # type: ignore[attr-defined] # made at run time from the schema
+        return self._enveloped(envelope, plan.name)
+
+    def _enveloped(self, envelope: Any, name: str) -> Summary:  # noqa: ANN401 # see Descriptor
+        topic = escape(envelope.topic) or name
         event = self._parse_any(envelope.event)
         if event is None or event.message is None:
             return Summary(topic, "", escape(envelope.event.type_url), "")
@@ -155,18 +199,38 @@ class Summarizer:
         source = self._registry.message_class(found.input_type).DESCRIPTOR
         target = self._registry.message_class(found.output_type).DESCRIPTOR
         request, _, response = FIELDS.get(service, {}).get(method, "").partition("→")
+        if method not in FIELDS.get(service, {}):  # a service of the user's own
+            request, response = _first_fields(source), _first_fields(target)
         paths = ID_PATHS.get(service, ())
         carries_event = service in EVENT_CARRIERS and method == "Forward"
-        asks = _Side(found.input_type, _items(request, source), _id_getters(paths, source), {})
-        answers = _Side(found.output_type, _items(response, target), _id_getters(paths, target), {})
+        asks = _Side(
+            found.input_type, _items(request, source), _id_getters(paths, source), self._mask(request, source), {}
+        )
+        answers = _Side(
+            found.output_type, _items(response, target), _id_getters(paths, target), self._mask(response, target), {}
+        )
+        streaming = found.client_streaming or found.server_streaming
+        each, _, back = STREAMED.get(service, {}).get(method, "").partition("→")
         return _Plan(
             name,
             asks if asks.items or asks.ids or carries_event else None,
             answers if (answers.items or answers.ids) and not found.server_streaming else None,
-            found.client_streaming or found.server_streaming,
+            streaming,
             carries_event,
             True,
+            (
+                asks._replace(items=_items(each, source), mask=self._mask(each, source), known={}),
+                answers._replace(items=_items(back, target), mask=self._mask(back, target), known={}),
+            )
+            if streaming
+            else (),
         )
+
+    def _mask(self, specification: str, descriptor: Descriptor) -> Callable[[str, bytes], bytes] | None:
+        paths = [path for word in specification.split() for path in parse_item(word)[1]]
+        fields = [field for path in paths if (field := resolve(path, descriptor)) is not None]
+        masker = self._masker
+        return masker.mask if masker is not None and any(masker.masks(field) for field in fields) else None
 
 
 def method_name(service: str, method: str) -> str:
@@ -193,6 +257,11 @@ def _first_two(messages: list[Message]) -> tuple[Message | None, Message | None]
         if request is not None and response is not None:
             break
     return request, response
+
+
+def _said_twice(call: Call, message: Message) -> bool:
+    said = call.response_count if message.direction else call.message_count - call.response_count
+    return said > 1
 
 
 def _stream_text(call: Call) -> str:
@@ -232,6 +301,12 @@ def _items(specification: str, descriptor: Descriptor) -> tuple[Item, ...]:
     return tuple(item for item in items if item is not None)
 
 
+def _first_fields(descriptor: Descriptor) -> str:
+    """Items for a message that the table does not know: its first fields that fit on a line."""
+    plain = [each.name for each in descriptor.fields if not each.is_repeated and each.message_type is None]
+    return " ".join(f"{name}={name}" for name in plain[:MAX_FIRST])
+
+
 def parse_item(word: str) -> tuple[str | None, list[str], str]:
     """Take an item of the table apart: its label (None: none was given), its paths, its form."""
     label, separator, rest = word.rpartition("=")
@@ -252,11 +327,17 @@ def _item(word: str, descriptor: Descriptor) -> Item | None:
 
 def _one(label: str | None, get: Callable[[Any], Any], field: FieldDescriptor, form: str) -> Item:
     if form == "exit":
-        return lambda message: f"exit {get(message)}"
+        return lambda message: f"exit {_why(get(message))}"
     if form == "count":
         return lambda message: f"{label} {len(get(message))}"
     if form == "exec":
-        return lambda message: f"{label} {_id(value)}" if (value := get(message)) != message.container_id else ""
+        return lambda message: (
+            f"{label} {_id(value)}" if (value := get(message)) and value != message.container_id else ""
+        )
+    if form == "set":
+        return lambda message: f"{label} {names}" if (names := _set_fields(get(message))) else ""
+    if form == "args":
+        return lambda message: _args(get(message))
     numeric = field.cpp_type not in (FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_MESSAGE)
     if field.enum_type is not None:
         names = {value.number: value.name for value in field.enum_type.values}
@@ -271,6 +352,20 @@ def _one(label: str | None, get: Callable[[Any], Any], field: FieldDescriptor, f
     if form == "always":
         return lambda message: before + shown(get(message))
     return lambda message: before + shown(value) if (value := get(message)) else ""
+
+
+def _args(packed: Any) -> str:  # noqa: ANN401 # an Any of a private pool
+    if packed.type_url != PROCESS_URL:
+        return ""
+    try:
+        args = cast("dict[str, Any]", parse_json(packed.value)).get("args")
+    except (ValueError, AttributeError):
+        return ""
+    return _words(args) if isinstance(args, list) else ""
+
+
+def _set_fields(message: Any) -> str:  # noqa: ANN401 # see Descriptor
+    return ",".join(field.name for field, _ in message.ListFields())
 
 
 def _text(value: str | bytes) -> str:
@@ -293,10 +388,12 @@ def _words(value: Any) -> str:  # noqa: ANN401 # repeated string, bytes where th
 
 
 def _signal(value: int) -> str:
-    try:
-        return signal.Signals(value).name
-    except ValueError:
-        return str(value)
+    return signal_name(value) or str(value)
+
+
+def _why(status: int) -> str:
+    reason = exit_reason(status) if status > 125 else None
+    return str(status) if reason is None else f"{status} ({reason})"
 
 
 def _plain(value: Any) -> str:  # noqa: ANN401 # any scalar of protobuf
@@ -312,4 +409,7 @@ _FORMS: dict[str, Callable[[Any], str]] = {
     "words": _words,
     "signal": _signal,
     "seconds": lambda value: f"{value}s",
+    "quantity": quantity,
+    "why": _why,
+    "elsewhere": lambda value: f"{_text(value)} (its bytes bypass CRI)",
 }

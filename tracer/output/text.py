@@ -11,11 +11,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dissectors.events import Direction
-from tracer.calls import Call, CallUpdate, Finding, State, Update
+from dissectors.masking import EVIDENCE
+from tracer.calls import Call, CallUpdate, Finding, Message, State, Update
 from tracer.output import look
 from tracer.output.codes import reset_name, status_name
 from tracer.output.escape import escape
-from tracer.output.fields import EXPECTED_FAILURES
+from tracer.output.fields import EXPECTED_ENDS, EXPECTED_FAILURES
+from tracer.output.limits import near_limit
 from tracer.output.look import Look
 from tracer.output.summary import Summarizer
 from tracer.output.units import Clock, duration, short_id
@@ -46,13 +48,19 @@ class TextPrinter:
         look: Look,
         clock: Clock,
         details: Details | None = None,
+        show_secrets: bool = False,
+        wanted: Callable[[Call, int], bool] | None = None,
     ) -> None:
+        self.shown = 0
+        """Calls printed that had ended."""
+        self._wanted = wanted
         self._write = write
         self._summarizer = summarizer
         self._look = look
         self._plain = look.unicode and not look.colour  # nothing to do to a line
         self._clock = clock
         self._details = details
+        self._evidence = None if show_secrets else EVIDENCE
         self._now_ns = 0
         self._young: deque[Call] = deque()  # opened less than UNANSWERED_NS ago, by age; the ended among them too
         self._open: dict[int, Call] = {}
@@ -63,7 +71,7 @@ class TextPrinter:
             self._advance(update.time_ns)
             self._finding(update)  # type: ignore[arg-type] # told by its type
             return
-        kind, time_ns, call, _ = update
+        kind, time_ns, call, message = update
         if time_ns > self._now_ns:
             self._advance(time_ns)
         if kind == "ended":
@@ -72,6 +80,8 @@ class TextPrinter:
         elif kind == "opened":
             self._young.append(call)
             self._open[call.number] = call
+        elif message is not None:
+            self._streamed(call, message)
 
     def _advance(self, time_ns: int) -> None:
         if time_ns > self._now_ns:
@@ -101,11 +111,12 @@ class TextPrinter:
         end = self._now_ns if end_ns is None else end_ns
         for call in self._open.values():
             self._unanswered(call, end, at_end=True)
-            self._detail(call)
         self._open.clear()
         self._young.clear()
 
     def _unanswered(self, call: Call, now_ns: int, *, at_end: bool = False) -> None:
+        if self._wanted is not None and not self._wanted(call, now_ns):
+            return
         status = "waiting" if meant_to_wait(call.service, call.method) else "open"
         extra = [f"(open at the end of the capture{_dropped(call)})"] if at_end else []
         if at_end and call.note:
@@ -115,15 +126,22 @@ class TextPrinter:
             left -= now_ns
             extra.append(f"deadline in {duration(left)}" if left > 0 else f"deadline passed {duration(-left)} ago")
         self._line(call, look.OPEN, status, now_ns - call.start_ns, extra, answered=at_end)
+        if at_end:
+            self._detail(call)
 
     def _ended(self, call: Call) -> None:
+        if self._wanted is not None and not self._wanted(call, self._now_ns):
+            return
+        self.shown += 1
         sign, status = look.OK, "OK"
         extra = []
         if call.status is not None:
             code = call.status.code
             if code:
                 status = status_name(code)
-                expected = (call.method, code) in EXPECTED_FAILURES.get(call.service, ())
+                expected = (call.method, code) in EXPECTED_FAILURES.get(call.service, ()) or (
+                    (call.service, call.method, call.status.message) in EXPECTED_ENDS
+                )
                 sign = look.OK if expected else look.FAILED
                 if call.status.message:
                     extra.append(f"— {escape(call.status.message[:MAX_REASON])}")
@@ -143,11 +161,26 @@ class TextPrinter:
             extra.append(f"— {escape(call.note)}")
         if call.dropped_messages:
             extra.append(f"({_dropped(call).lstrip(', ')})")
+        if large := near_limit(call):
+            extra.append(large)
         if call.gap:
             sign = look.GAP if sign == look.OK else sign
             extra.append("(bytes missing)")
         self._line(call, sign, status, (call.end_ns or call.start_ns) - call.start_ns, extra)
         self._detail(call)
+
+    def _streamed(self, call: Call, message: Message) -> None:
+        """Print a message of a stream as it comes: its place in the stream, and how long after its start."""
+        summary = self._summarizer.streamed(call, message)
+        if summary is None or (self._wanted is not None and not self._wanted(call, message.time_ns)):
+            return
+        place = f"#{message.number}"
+        arrow, text = ("←", summary.response) if message.direction else ("→", summary.request)
+        line = (
+            f"{self._clock.text(message.time_ns)} {look.MESSAGE} {call.hop:<6} {short_id(summary.id):<13} "
+            f"{summary.method:<20} {place:<9} {duration(message.time_ns - call.start_ns):>9}  {arrow} {text}"
+        )
+        self._write(self._look.line(look.MESSAGE, line))
 
     def _line(
         self, call: Call, sign: str, status: str, length_ns: int, extra: list[str], *, answered: bool = True
@@ -173,8 +206,8 @@ class TextPrinter:
                 self._write(self._look.line(look.OK, line))
 
     def _finding(self, finding: Finding) -> None:
-        if finding.fatal:
-            return  # the command says it, on stderr and by its status
+        if finding.fatal or (self._wanted is not None and finding.flow is not None):
+            return  # of a fatal one the command says it, on stderr and by its status
         sign = {"gap": look.GAP, "malformed": look.MALFORMED, "notice": look.NOTICE}[finding.kind]
         if finding.flow is None:
             where = "capture" if finding.offset is None else f"capture at byte {finding.offset}"
@@ -187,7 +220,11 @@ class TextPrinter:
                 where += f", from the {side}, at byte {finding.offset}"
         lost = f" {finding.length} bytes" if finding.kind == "gap" else ""
         of = f" (call {finding.call.number})" if finding.call is not None else ""
-        evidence = f": {escape(finding.evidence)}" if finding.evidence else ""
+        evidence = f": {escape(finding.evidence[: self._evidence])}" if finding.evidence else ""
+        if finding.text:
+            evidence = f": {escape(finding.text[:MAX_REASON])}"
+            if len(finding.text) > MAX_REASON:
+                evidence += f" … ({finding.length} bytes)"
         hop = finding.flow.hop if finding.flow is not None else ""
         text = f"{finding.kind}{lost}, {where}{of}: {escape(finding.reason)}{evidence}"
         self._write(self._look.line(sign, f"{self._clock.text(finding.time_ns)} {sign} {hop:<6} {text}"))

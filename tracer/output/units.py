@@ -68,6 +68,17 @@ def size(count: int) -> str:
     return f"{count / 1e9:.1f} GB"
 
 
+def quantity(count: int) -> str:
+    """`100 B`, `244 KiB`, `1.1 MiB`, `64 MiB` (powers of 1024): memory, which comes in pages, and its limits."""
+    if -1024 < count < 1024:
+        return f"{count} B"
+    amount, units = count / 1024, ["KiB", "MiB", "GiB", "TiB"]
+    while abs(amount) >= 1023.95 and len(units) > 1:
+        amount /= 1024
+        del units[0]
+    return f"{amount:.1f}".removesuffix(".0") + f" {units[0]}"
+
+
 def counted(count: int, what: str) -> str:
     """`1 connection`, `2 connections`."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from dissectors.events import Metadata
+from dissectors.masking import mask_metadata
 from dissectors.render import Renderer
 from protos.registry import Registry
 from tracer.calls import Call
@@ -37,7 +36,7 @@ class VerboseDetails:
         ]
         if call.timeout_ns is not None:
             lines.append(f"    deadline {duration(call.timeout_ns)}")
-        lines += _metadata("metadata", call.metadata)
+        lines += self._metadata("metadata", call.metadata)
         found = self._registry.method(call.service, call.method)
         types = (found.input_type, found.output_type) if found is not None else ("", "")
         before = 0
@@ -45,7 +44,7 @@ class VerboseDetails:
         for message in call.messages:
             if message.direction and not answered:
                 answered = True
-                lines += _metadata("response metadata", call.response_metadata)
+                lines += self._metadata("response metadata", call.response_metadata)
             if message.number != before + 1:
                 lines.append(f"    … {message.number - before - 1} messages not kept")
             before = message.number
@@ -53,16 +52,17 @@ class VerboseDetails:
             after = duration(message.time_ns - call.start_ns)
             note = f" ({escape(message.note)})" if message.note else ""
             type_name = types[message.direction]
-            lines.append(f"    {side} +{after} {size(message.length)} {type_name}{note}".rstrip())
+            named = type_name or "(no schema has it)"
+            lines.append(f"    {side} +{after} {size(message.length)} {named}{note}")
             if message.payload is None:
                 continue
             if type_name:
                 lines += [escape(line) for line in self._renderer.to_text(type_name, message.payload, INDENT)]
             else:
-                lines.append(f"        {message.payload[:256].hex(' ', 4)}{' …' if len(message.payload) > 256 else ''}")
+                lines += [escape(line) for line in self._renderer.guess_text(message.payload, INDENT)]
         if not answered:
-            lines += _metadata("response metadata", call.response_metadata)
-        lines += _metadata("trailers", call.trailers)
+            lines += self._metadata("response metadata", call.response_metadata)
+        lines += self._metadata("trailers", call.trailers)
         if call.status is not None and call.status.code:
             lines.append(f"    status {status_name(call.status.code)} {escape(call.status.message)}".rstrip())
             if call.status.details:
@@ -70,9 +70,10 @@ class VerboseDetails:
                 lines += [escape(line) for line in rendered]
         return lines
 
-
-def _metadata(title: str, metadata: Metadata) -> list[str]:
-    if not metadata:
-        return []
-    show: Callable[[str | bytes], str] = lambda value: value.hex() if isinstance(value, bytes) else escape(value)  # noqa: E731 # two forms of one value
-    return [f"    {title}", *[f"        {escape(key)}: {show(value)}" for key, value in metadata]]
+    def _metadata(self, title: str, metadata: Metadata) -> list[str]:
+        if not metadata:
+            return []
+        lines = [f"    {title}"]
+        for key, value in metadata if self._renderer.show_secrets else mask_metadata(metadata):
+            lines.append(f"        {escape(key)}: {value.hex() if isinstance(value, bytes) else escape(value)}")
+        return lines

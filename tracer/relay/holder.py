@@ -136,7 +136,8 @@ class Holder:
         relay = self._relay
         become("podwire-record")
         priority.be_ordinary()
-        os.setpriority(os.PRIO_PROCESS, 0, 0)
+        with suppress(OSError):  # a user who was nice at the start has to stay so
+            os.setpriority(os.PRIO_PROCESS, 0, 0)
         link = relay.recorders_end
         surroundings.close_all_but({link.fileno(), relay.shared.fd, relay.shared.recorder_wake, *relay.keep})
         link.setblocking(True)

@@ -172,7 +172,12 @@ class Listeners:
         for listener in list(self._by_path.values()):
             if listener.exchange.folder == folder:
                 self._end(listener, "its folder was removed")
-        self._tell("vanished", hop=target.hop, folder=folder, required=target.required)
+        if folder == target.folder:  # a VM's comes and goes with it
+            self._tell("vanished", hop=target.hop, folder=folder, required=target.required)
+
+    def unwatched(self, target: Target, folder: str, error: OSError) -> None:
+        """A VM's folder cannot be watched."""
+        self._tell("failed", text=f"{target.hop} {folder}: not watched: {error.strerror}")
 
     # --- after a takeover ---
 

@@ -33,6 +33,9 @@ _CHUNKS_A_TURN = 8
 _PIPE_BYTES = 1 << 20
 _SPARE_PIPES = 4
 _DESCRIPTORS_ROOM = socket.CMSG_SPACE(253 * array.array("i").itemsize)  # SCM_MAX_FD
+_PASSFD = b"passfd\n"
+"""What a client of a hybrid vsock socket says before the message with a descriptor: a VMM that reads this line takes
+no descriptors with it, so the two may not become one message."""
 _END_RECORDED, _BROKEN = 1, 2
 """Flags of a direction, in its row."""
 _SPLICE = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
@@ -398,7 +401,11 @@ class Connection:
         for level, kind, value in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 descriptors.frombytes(value[: len(value) - len(value) % descriptors.itemsize])
-        passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)] if descriptors else []
+        line = len(_PASSFD)
+        alone = not half.offset and length > line and data[:line].lower() == _PASSFD
+        if alone:
+            data = data[:line]
+        passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)] if descriptors and not alone else []
         try:
             sent = half.target.sendmsg([data], passed)
         except BlockingIOError:

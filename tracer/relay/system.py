@@ -20,6 +20,7 @@ _libc_with_the_lock = ctypes.PyDLL(None, use_errno=True)
 
 CLONE_FILES = 0x400  # clone(2)
 _SYS_CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220, "loongarch64": 220}
+_SYS_PIDFD_GETFD = 438  # on every architecture
 
 RENAME_EXCHANGE = 2  # renameat2(2)
 
@@ -87,6 +88,11 @@ def clone_sharing_descriptors() -> int:
     if number is None:
         raise OSError(errno.ENOSYS, f"clone is not known on {platform.machine()}")
     return _checked(_libc_with_the_lock.syscall(number, CLONE_FILES | signal.SIGCHLD, 0, 0, 0, 0), "clone")
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """A copy of another process's descriptor (pidfd_getfd(2), Linux 5.6), close-on-exec."""
+    return _checked(_libc.syscall(_SYS_PIDFD_GETFD, pidfd, fd, 0), "pidfd_getfd")
 
 
 def bytes_waiting(fd: int) -> int:

@@ -11,6 +11,10 @@ _SHIM_SOCKET = re.compile(r"[0-9a-fA-F]{64}")
 AGENT_SOCKETS = frozenset({"clh.sock", "kata.hvsock", "ch-vm.sock", "vsock.sock"})
 """Hybrid vsock sockets of VMMs. What lies beside them (QMP, virtiofsd, VMM API) passes descriptors: never touched."""
 
+VM_FOLDERS = ("/run/vc/vm/*", "/run/vc/*/*/root", "/run/kata/*", "/run/kata/*/root")
+"""Where Kata's VMMs have them, one folder a VM: Go's shim (Cloud Hypervisor; Firecracker, below a folder with the name
+of its program) and runtime-rs (Cloud Hypervisor, Firecracker and OpenVMM; Dragonball and a jailed Firecracker)."""
+
 FOLDER_HOPS = frozenset({"task", "agent"})
 """Hops whose sockets come and go in a folder; the others have one path."""
 

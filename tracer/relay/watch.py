@@ -31,6 +31,8 @@ class _Interest(NamedTuple):
     target: Target
     rest: tuple[str, ...]
     """Folders still to come below the watched one; empty: the sockets lie in it."""
+    passing: bool = False
+    """It was found by a `*`: it comes and goes with its VM, and whoever watches its parent finds the next one."""
 
 
 class Observer(Protocol):
@@ -47,6 +49,9 @@ class Observer(Protocol):
 
     def vanished(self, target: Target, folder: str) -> None:
         """A watched folder was removed or moved; its nearest existing parent is watched from now on."""
+
+    def unwatched(self, target: Target, folder: str, error: OSError) -> None:
+        """A VM's folder cannot be watched: what comes in it is not seen."""
 
 
 class Watcher:
@@ -71,11 +76,16 @@ class Watcher:
                 watch = system.inotify_add_watch(self.fd, folder, _MASK)
                 break
             except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENOTDIR) or folder == "/":
+                gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
+                if interest.passing:
+                    if not gone:
+                        self._observer.unwatched(interest.target, folder, error)
+                    return
+                if not gone or folder == "/":
                     raise
                 folder, _, missing = folder.rpartition("/")
                 folder = folder or "/"
-                interest = _Interest(interest.target, (missing, *interest.rest))
+                interest = interest._replace(rest=(missing, *interest.rest))
                 initial = False
         _, interests = self._folders.setdefault(watch, (folder, set()))
         interests.add(interest)
@@ -93,8 +103,10 @@ class Watcher:
                 self._observer.appeared(interest.target, folder, name, initial=initial)
             return
         path = f"{folder.rstrip('/')}/{name}"
-        if interest.rest[0] in ("*", name) and os.path.isdir(path) and not os.path.islink(path):
-            self._arm(_Interest(interest.target, interest.rest[1:]), path, initial=initial)
+        wanted, *rest = interest.rest
+        if wanted in ("*", name) and os.path.isdir(path) and not os.path.islink(path):
+            below = interest._replace(rest=tuple(rest), passing=interest.passing or wanted == "*")
+            self._arm(below, path, initial=initial)
 
     def read(self) -> None:
         """Take the events that wait; call when the descriptor is readable."""
@@ -131,7 +143,8 @@ class Watcher:
         for interest in interests:
             if not interest.rest:
                 self._observer.vanished(interest.target, folder)
-            self._arm(interest, folder, initial=False)
+            if not interest.passing:
+                self._arm(interest, folder, initial=False)
 
     def look_for(self, folder: str) -> None:
         """Is it still there? Of a removed folder inotify tells only when its last user lets go, and a server that is

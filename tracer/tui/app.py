@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from textual.app import App, ComposeResult
@@ -34,13 +34,13 @@ from tracer.tui.call_list import COLUMNS, TIMES, CallList
 from tracer.tui.detail import TABS, Branch, Detail, hex_lines
 from tracer.tui.lines import Line, Lines
 from tracer.tui.loader import Loaded, load
-from tracer.tui.narrow import FilterError, Language, Question, Words
+from tracer.tui.narrow import FilterError, Question, Words, complete, error_of
 from tracer.tui.numbers import NEWEST, SORTS, number_lines, sum_up
 from tracer.tui.paint import BOLD, DIM, HEAD, NAME, PLAIN, SIGNS, WRONG, Paint, Span
 from tracer.tui.rows import Place, Rows, code_name
 from tracer.tui.save import save
 from tracer.tui.session import Behind, LiveSession
-from tracer.tui.source import IndexerError, Source, read_state
+from tracer.tui.source import IndexerError, Matches, Source, read_state
 from tracer.tui.view import SORTS as ORDERS
 from tracer.tui.view import View
 
@@ -56,6 +56,8 @@ BATCHES = 8
 """Batches taken between two keys."""
 BEHIND_BYTES = 1 << 20
 """What is still to be read of a capture is said from here on."""
+MANY = 2000
+"""From so many found at once, the list is made anew."""
 BELL_WORDS = "nothing found"
 
 
@@ -73,7 +75,11 @@ class Setup:
     replay: float | None = None
     """Its speed, where the capture is played."""
     now_ns: Callable[[], int] = time.time_ns
-    language: Language = field(default_factory=Words)
+    match: Callable[[str], Matches] | None = None
+    """Begins to find out what a filter wants."""
+    filter: str = ""
+    """What to begin with."""
+    show_secrets: bool = False
 
 
 class Bar(Widget):
@@ -157,7 +163,9 @@ class PodwireApp(App[str], inherit_bindings=False):
         self.setup = setup
         self.rows = Rows()
         self.view = View(self.rows)
-        self.detail = Detail(setup.registry, Renderer(setup.registry), Clock(utc=setup.utc))
+        self.detail = Detail(
+            setup.registry, Renderer(setup.registry, show_secrets=setup.show_secrets), Clock(utc=setup.utc)
+        )
         self._paint = Paint(unicode=setup.unicode)
         paint = self._paint
         # Kept here, not looked for on the screen: a look when that is taken down would not find them.
@@ -176,6 +184,10 @@ class PodwireApp(App[str], inherit_bindings=False):
         self._questions: dict[str, Question] = {}
         self._prompt_for = ""
         self._filter = ""
+        self._matches: Matches | None = None
+        self._matched: set[int] = set()
+        self._untold = 0
+        """Calls of which the filter could not tell."""
         self._search: Question | None = None
         self._page = ""
         self._number_sort = SORTS[0]
@@ -214,6 +226,11 @@ class PodwireApp(App[str], inherit_bindings=False):
         self._focus(self.calls)
         self.tick()
         self.set_interval(TICK_S, self.tick)
+        if self.setup.filter:
+            self._filter_given(self.setup.filter)
+
+    def on_unmount(self) -> None:
+        self._end_matching()
 
     def on_resize(self, event: Resize) -> None:
         self._lay_out(event.size.width)
@@ -248,6 +265,8 @@ class PodwireApp(App[str], inherit_bindings=False):
             self.setup.behind.look()
             if not self.setup.behind.growing:
                 self.setup.source.end()
+                if self._matches is not None:
+                    self._matches.end()
             if self._page in ("numbers", "session"):
                 self._show_page(self._page)
         if self.setup.behind.left:
@@ -262,8 +281,12 @@ class PodwireApp(App[str], inherit_bindings=False):
                 changed += self.rows.add(batch)
         except IndexerError as error:
             self.rows.complete, self.rows.broken = True, self.rows.broken or str(error)
-        if "in flight" in self._narrowed or changed:
-            self.view.changed(changed)
+        matched = self._take_matches()
+        if len(matched) > MANY:
+            self._narrow_again()
+        else:
+            changed += matched
+        self.view.changed(changed)
 
     def _draw(self) -> None:
         pane = self.calls
@@ -321,6 +344,8 @@ class PodwireApp(App[str], inherit_bindings=False):
             spans.append(("  following", PLAIN))
         if self._narrowed:
             spans.append((f"  [{', '.join(self._narrowed.values())}]", NAME))
+        if self._matches is not None and self._untold:
+            spans.append((f"  of {self._untold} it cannot be told", WRONG))
         spans.append((f"  {self.setup.behind.brief()}", DIM))
         self._status.show(*spans)
         footer = self._footer
@@ -448,7 +473,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         prompt = self._prompt
         prompt.value = value
         prompt.placeholder = {
-            "filter": "words that calls must have, !words they must not, column:word (Tab completes; empty: all)",
+            "filter": 'CEL, as call.failed && call.hop == "task" (Tab completes; empty: all)',
             "search": "words to look for",
             "command": ", ".join(keys.COMMANDS),
             "number": "number of a call",
@@ -461,7 +486,9 @@ class PodwireApp(App[str], inherit_bindings=False):
     def _completions(self, text: str) -> list[str]:
         if self._prompt_for == "command":
             return [name for name in keys.COMMANDS if name.startswith(text)]
-        return self.setup.language.complete(text, self.rows) if self._prompt_for in ("filter", "search") else []
+        if self._prompt_for == "search":
+            return Words().complete(text, self.rows)
+        return complete(text, self.setup.registry) if self._prompt_for == "filter" else []
 
     def action_close_prompt(self) -> None:
         """Nothing is asked any more."""
@@ -476,11 +503,7 @@ class PodwireApp(App[str], inherit_bindings=False):
             self._draw_status()
 
     def _error_of(self, text: str) -> FilterError | None:
-        try:
-            self.setup.language.compile(text, self.rows)
-        except FilterError as error:
-            return error
-        return None
+        return error_of(text, self.setup.registry) if text else None
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         text, what = event.value.strip(), self._prompt_for
@@ -500,11 +523,35 @@ class PodwireApp(App[str], inherit_bindings=False):
 
     def _filter_given(self, text: str) -> None:
         self._filter = text
+        self._end_matching()
+        if text and self.setup.match is not None:
+            self._matches, self._matched, self._untold = self.setup.match(text), set(), 0
+            self._questions["filter"] = self._matched.__contains__
+            self._take_matches()
         self._narrow("filter", f"filter {escape(text)}" if text else "")
+
+    def _end_matching(self) -> None:
+        if self._matches is not None:
+            self._matches.close()
+            self._matches = None
+
+    def _take_matches(self) -> list[int]:
+        """Take what the filter has found; return the rows in question."""
+        changed: list[int] = []
+        if self._matches is not None:
+            try:
+                for found in self._matches.take():
+                    self._matched.update(found.wanted)
+                    self._matched.difference_update(found.unwanted)
+                    self._untold = found.errors
+                    changed += found.wanted + found.unwanted
+            except IndexerError as error:
+                self.say(str(error), wrong=True)
+        return changed
 
     def _search_given(self, text: str) -> None:
         if text:
-            self._search = self.setup.language.compile(text, self.rows)
+            self._search = Words().compile(text, self.rows)
             self.do_again()
 
     def _number_given(self, text: str) -> None:
@@ -518,7 +565,17 @@ class PodwireApp(App[str], inherit_bindings=False):
         if not text:
             return
         shown = [self.view.row(at) for at in range(len(self.view))]
-        self.say(save(text, self.setup.capture, shown, len(self.rows), self.setup.registry, self._text_line))
+        self.say(
+            save(
+                text,
+                self.setup.capture,
+                shown,
+                len(self.rows),
+                self.setup.registry,
+                self.detail.renderer,
+                self._text_line,
+            )
+        )
 
     def _text_line(self, row: int) -> str:
         rows, kind = self.rows, self.rows.kinds[self.rows.kind[row]]
@@ -535,8 +592,6 @@ class PodwireApp(App[str], inherit_bindings=False):
         else:
             self._narrowed.pop(by, None)
             self._questions.pop(by, None)
-        if by == "filter" and words:
-            self._questions["filter"] = self.setup.language.compile(self._filter, self.rows)
         self._narrow_again()
 
     def _narrow_again(self) -> None:
@@ -879,7 +934,8 @@ class PodwireApp(App[str], inherit_bindings=False):
             raise PodwireError("there is no call")
         if self.detail.loaded is not None and self.detail.loaded.call.number == row + 1:
             return self.detail.loaded
-        return load(self.rows, row, lambda place: read_state(self.setup.source, place.offset, place.length))
+        loaded = load(self.rows, row, lambda place: read_state(self.setup.source, place.offset, place.length))
+        return self.detail.masked(loaded)
 
     def do_save(self) -> None:
         self._ask("save", "")
@@ -1003,6 +1059,7 @@ class PodwireApp(App[str], inherit_bindings=False):
             last = next(reversed(self._narrowed))
             if last == "filter":
                 self._filter = ""
+                self._end_matching()
             self._narrow(last, "")
         else:
             return False
@@ -1016,6 +1073,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         self._leave("leave")
 
     def _leave(self, how: str) -> None:
+        self._end_matching()
         if isinstance(self.setup.behind, LiveSession):
             self.setup.behind.deafen()
         self.exit(how)

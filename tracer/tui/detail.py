@@ -5,11 +5,13 @@ In: a loaded call. Out: lines for a pane. All text of the wire in them is escape
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dissectors.events import Metadata
+from dissectors.masking import Masker, mask_metadata, mask_unknown
 from dissectors.render import Renderer
 from protos.registry import Registry
 from tracer.calls import Call, Message
@@ -57,8 +59,25 @@ class Detail:
         """Take another call, or the same one with more in it."""
         if self.loaded is None or self.loaded.call.number != loaded.call.number:
             self._toggled.clear()
-        self.loaded = loaded
+        self.loaded = self.masked(loaded)
         self._trees.clear()
+
+    def masked(self, loaded: Loaded) -> Loaded:
+        """The same call with its secrets masked, of the same length; unless they are to be shown."""
+        if self.renderer.show_secrets:
+            return loaded
+        call = copy.copy(loaded.call)
+        masker, types = Masker(self.registry), self.types(call)
+        masked = []
+        for message in call.messages:
+            payload, name = message.payload, types[message.direction]
+            if payload is not None:
+                payload = masker.mask(name, payload) if name else mask_unknown(payload)
+            masked.append(message._replace(payload=payload))
+        call.messages = masked
+        call.metadata, call.response_metadata = mask_metadata(call.metadata), mask_metadata(call.response_metadata)
+        call.trailers = mask_metadata(call.trailers)
+        return replace(loaded, call=call)
 
     def lines(self) -> list[Line]:
         """The lines of the tab."""

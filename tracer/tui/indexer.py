@@ -47,8 +47,8 @@ NICE = 5
 class Indexer:
     """Makes batches of updates."""
 
-    def __init__(self, registry: Registry, states: BinaryIO) -> None:
-        self._summarizer = Summarizer(registry)
+    def __init__(self, registry: Registry, states: BinaryIO, *, show_secrets: bool = False) -> None:
+        self._summarizer = Summarizer(registry, show_secrets=show_secrets)
         self._states = states
         self._kinds: dict[Kind, int] = {}
         self._idents: dict[str, int] = {}
@@ -60,7 +60,9 @@ class Indexer:
         self._findings = 0
         self._lost = 0
         self._broken = ""
-        self._printer = TextPrinter(self._line, self._summarizer, look=Look(False, True), clock=Clock())
+        self._printer = TextPrinter(
+            self._line, self._summarizer, look=Look(False, True), clock=Clock(), show_secrets=show_secrets
+        )
         self._begin()
 
     def _begin(self) -> None:
@@ -208,7 +210,7 @@ def batches(
     yield indexer.batch(capture.position, capture.size, decoder.now_ns, complete=True)
 
 
-def _while_open(descriptor: int) -> Iterator[bool]:
+def while_open(descriptor: int) -> Iterator[bool]:
     """Wait a moment each time; False once the one who listens is gone or has said `end`."""
     while not select.select([descriptor], [], [], BATCH_S / 2)[0]:
         yield True
@@ -217,35 +219,51 @@ def _while_open(descriptor: int) -> Iterator[bool]:
 
 def main() -> None:
     """Index the capture that the arguments name."""
-    parser = argparse.ArgumentParser(prog="indexer")
-    parser.add_argument("capture")
-    parser.add_argument("--follow", action="store_true")
-    parser.add_argument("--states", type=int, required=True)
-    parser.add_argument("--proto", action="append", default=[])
-    parser.add_argument("--descriptor-set", action="append", default=[])
-    args = parser.parse_args()
-    os.nice(NICE)
-    gc.freeze()
-    gc.set_threshold(50_000)
+    args = arguments(states=True)
     out = sys.stdout.buffer
     try:
-        registry = Registry.bundled()
-        for path in args.proto:
-            registry.add_proto_dir(path)
-        for path in args.descriptor_set:
-            registry.add_descriptor_set(path)
-        with (
-            open(args.states, "wb", closefd=False) as states,
-            open_growing(args.capture, oldest=True) if args.follow else open_recorded(args.capture) as capture,
-        ):
-            more = _while_open(0) if args.follow else None
-            for batch in batches(capture, Indexer(registry, states), more):
+        registry = load_registry(args)
+        with open(args.states, "wb", closefd=False) as states, open_as_told(args) as capture:
+            more = while_open(0) if args.follow else None
+            indexer = Indexer(registry, states, show_secrets=args.show_secrets)
+            for batch in batches(capture, indexer, more):
                 pickle.dump(batch, out, pickle.HIGHEST_PROTOCOL)
                 out.flush()
     except PodwireError as error:
         pickle.dump(str(error), out)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # Python flushes once more
+
+
+def arguments(*, states: bool = False) -> argparse.Namespace:
+    """What a process behind the screen is told; it comes after what it watches."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("capture")
+    parser.add_argument("--follow", action="store_true")
+    parser.add_argument("--states", type=int, required=states)
+    parser.add_argument("--filter", default="")
+    parser.add_argument("--show-secrets", action="store_true")
+    parser.add_argument("--proto", action="append", default=[])
+    parser.add_argument("--descriptor-set", action="append", default=[])
+    os.nice(NICE)
+    gc.freeze()
+    gc.set_threshold(50_000)
+    return parser.parse_args()
+
+
+def load_registry(args: argparse.Namespace) -> Registry:
+    """Our schemas with the user's on top. Raises PodwireError."""
+    registry = Registry.bundled()
+    for path in args.proto:
+        registry.add_proto_dir(path)
+    for path in args.descriptor_set:
+        registry.add_descriptor_set(path)
+    return registry
+
+
+def open_as_told(args: argparse.Namespace) -> CaptureFile | GrowingCapture:
+    """The capture, from its beginning."""
+    return open_growing(args.capture, oldest=True) if args.follow else open_recorded(args.capture)
 
 
 if __name__ == "__main__":

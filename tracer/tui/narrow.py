@@ -1,37 +1,28 @@
-"""What a filter line says, as a question that can be put to each row.
-
-A `Language` turns the text into that question; the screen knows nothing else of it.
+"""Questions that can be put to each row: words to search for. A filter is CEL (`tracer.filtering`), which asks for more
+than rows have (`tracer.tui.matcher`); what is wrong with one, and how it may go on, is told here.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
+from protos.errors import PodwireError
+from protos.registry import Registry
 from tracer.tui.rows import Rows, code_name, sign
 
+_PLACE = re.compile(r"column (\d+)")
 Question = Callable[[int], bool]
 """Whether a row is wanted."""
 
 
 class FilterError(Exception):
-    """What is wrong with a filter, and at which character of it."""
+    """What is wrong with a filter or a search, and at which character of it."""
 
     def __init__(self, reason: str, at: int) -> None:
         super().__init__(reason)
         self.at = at
-
-
-class Language(Protocol):
-    """A way to write filters."""
-
-    def compile(self, text: str, rows: Rows) -> Question:
-        """Return the question. Raises FilterError."""
-        ...
-
-    def complete(self, text: str, rows: Rows) -> list[str]:
-        """Return what could stand in place of the word at the end of `text`."""
-        ...
 
 
 class _Term(NamedTuple):
@@ -122,3 +113,22 @@ def _text(rows: Rows, key: tuple[int, int, int, int], column: str) -> str:
         "sign": sign(code, flags),
     }
     return (columns[column] if column else " ".join([*list(columns.values())[:-1]])).lower()
+
+
+def error_of(text: str, registry: Registry) -> FilterError | None:
+    """What is wrong with a filter, if anything."""
+    from tracer.filtering import Filter  # brings the language, which few need
+
+    try:
+        Filter(text, registry)
+    except PodwireError as error:
+        place = _PLACE.search(str(error))
+        return FilterError(str(error).removeprefix("filter: "), int(place[1]) - 1 if place else 0)
+    return None
+
+
+def complete(text: str, registry: Registry) -> list[str]:
+    """What the last name in a filter may go on as."""
+    from tracer.filtering import complete
+
+    return complete(text, registry)

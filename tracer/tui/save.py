@@ -17,7 +17,13 @@ from tracer.pipeline import Decoder
 
 
 def save(
-    path: str, capture: str, shown: Sequence[int], total: int, registry: Registry, line: Callable[[int], str]
+    path: str,
+    capture: str,
+    shown: Sequence[int],
+    total: int,
+    registry: Registry,
+    renderer: Renderer,
+    line: Callable[[int], str],
 ) -> str:
     """Write rows to a new file. Raises PodwireError: nothing is overwritten."""
     form = os.path.splitext(path)[1]
@@ -36,12 +42,15 @@ def save(
             with open(capture, "rb") as whole:
                 shutil.copyfileobj(whole, out)
         else:
-            _json(capture, {row + 1 for row in shown}, registry, lambda text: out.write(text.encode()))
+            _json(
+                capture,
+                {row + 1 for row in shown},
+                JsonPrinter(lambda text: out.write(text.encode()), registry, renderer),
+            )
     return f"{path}: {counted(len(shown), 'call')} saved"
 
 
-def _json(capture: str, wanted: set[int], registry: Registry, write: Callable[[str], object]) -> None:
-    printer = JsonPrinter(write, registry, Renderer(registry))
+def _json(capture: str, wanted: set[int], printer: JsonPrinter) -> None:
     decoder = Decoder()
     with open_recorded(capture) as file:
         for item in file:

@@ -136,3 +136,46 @@ def test_where_nri_s_frames_are_not_known_a_gap_is_carried() -> None:
     follower.lost(REQUEST, 5)
     assert Carried(0, 1) in follower.carried()
     assert Carried(1, 1) not in follower.carried()
+
+
+AGENT_ASK = ttrpc_frame(1, 1, 0, build_request("grpc.AgentService", "WaitProcess", b"w"))
+AGENT = [
+    (REQUEST, b"CONNECT 1024\n"), (RESPONSE, b"OK 1073741824\n"), (REQUEST, AGENT_ASK),
+    (REQUEST, ttrpc_frame(3, 1, 0, build_request("grpc.AgentService", "CloseStdin", b"c"))),
+    (RESPONSE, ttrpc_frame(3, 2, 0, build_response(0, "", b""))), (RESPONSE, ANSWER),
+]  # fmt: skip
+
+
+def test_behind_a_vmms_handshake_calls_go_on_from_any_byte() -> None:
+    stream = by_byte(AGENT)
+    for cut in range(1, len(stream)):
+        follower = Follower()
+        for time_ns, (direction, data) in enumerate(stream[:cut]):
+            assert isinstance(data, bytes)
+            follower.feed(direction, data, time_ns + 1)
+        dissector = open_dissector("ttrpc")
+        script = [(Direction(each.direction), each.piece) for each in follower.carried()]
+        events = run(dissector, script, close=False) + run(dissector, stream[cut:])
+        assert faults(events) == []
+        before = calls_inside(run(open_dissector("ttrpc"), stream[:cut], close=False))
+        assert [end for *_, end in calls_inside(events)] == [0] * (2 - [end for *_, end in before].count(0))
+
+
+def test_of_the_log_what_has_come_of_a_line_is_carried() -> None:
+    follower = Follower()
+    follower.feed(REQUEST, b"connect 1025\n", 1)
+    follower.feed(RESPONSE, b"OK 1\nfirst\nsec", 2)
+    follower.feed(RESPONSE, b"ond\nthi", 3)
+    assert pieces(follower, 0) == [b"connect 1025\n"]
+    assert pieces(follower, 1) == [b"OK 1\n", b"thi"]
+    follower.lost(RESPONSE, 5)
+    assert pieces(follower, 1) == [b"OK 1\n"]
+
+
+def test_a_gap_in_a_vmms_answer_is_carried() -> None:
+    follower = Follower()
+    follower.feed(REQUEST, b"connect 1024\n", 1)
+    follower.feed(RESPONSE, b"OK", 2)
+    follower.lost(RESPONSE, 5)
+    assert pieces(follower, 0) == [b"connect 1024\n"]
+    assert pieces(follower, 1) == [b"OK", 1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.tracer.cli.live import Start, client, run
@@ -62,3 +64,27 @@ def test_r3_the_next_trace_mends_and_says_what_was_lost_while_draining_too(
         and f"behind task {path}" in line
         for line in again.said()
     )
+
+
+def test_vms_that_run_are_counted_once_and_said_to_need_existing(folder: Path, server: Path) -> None:
+    """By doctor as by trace: one line for all folders in which VMs have sockets."""
+    with listening(folder / "vm" / "9f57" / "clh.sock"), listening(folder / "vm" / "8ae4" / "root" / "kata.hvsock"):
+        (folder / "vm" / "9f57" / "qmp.sock").touch()
+        named = ("--socket", f"cri={server}", "--socket", f"agent={folder}/vm")
+        place = f"agent {folder}/vm"
+        said = f"✓ {place}: VMs with hybrid vsock can be traced as they start; 2 run now, which only --existing traces"
+        assert said in run("doctor", *named).stdout.splitlines()
+        traced = run("trace", *named, "-a", "duration:0.1", "-w", str(folder / "x.pcapng")).stderr.splitlines()
+        assert (
+            f"{place}: tracing VMs as they start; 2 that ran before are left alone (--existing takes them too)"
+            in traced
+        )
+
+
+@contextmanager
+def listening(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        yield

@@ -93,7 +93,7 @@ def test_now_without_a_terminal_needs_yes(folder: Path, detach: Detach, shim: Sh
         ask(connection, b"hello")
         done = run("stop", "--now", stdin=subprocess.DEVNULL)
         assert done.returncode == 2
-        assert done.stderr.endswith("--now asks before it cuts, on a terminal; without one it needs --yes\n")
+        assert done.stderr.endswith("--now asks first, on a terminal; without one it needs --yes\n")
         assert ask(connection, b"still") == b"still"
     assert [each.state for each in of_folder(folder) if each.pid == session] == ["tracing"]
 

@@ -38,9 +38,9 @@ DOC = Path(__file__).parents[3] / "docs" / "json.md"
 
 
 class Printed(Told):
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, *, show_secrets: bool = False) -> None:
         self.lines: list[str] = []
-        self.json = JsonPrinter(self.lines.append, registry, Renderer(registry))
+        self.json = JsonPrinter(self.lines.append, registry, Renderer(registry, show_secrets=show_secrets))
         super().__init__(self.json)
 
     def objects(self) -> list[dict[str, Any]]:
@@ -106,15 +106,20 @@ def produced(objects: list[dict[str, Any]]) -> dict[str, list[set[str]]]:
     return found
 
 
-def test_every_key_is_documented_and_every_documented_key_is_produced(printed: Printed, make: Make) -> None:
+def test_every_key_is_documented_and_every_documented_key_is_produced(
+    printed: Printed, registry: Registry, make: Make
+) -> None:
     inside = FLOW.inner(1, RESPONSE)
     printed.at(0, opened(1, "Configure", "nri.Plugin"), Malformed(REQUEST, 8, "no frame", b"?", 1), flow=inside)
+    printed.json.update(Finding("notice", START, "log", FLOW, RESPONSE, 5, 4, text="line"))
     tell_everything(printed, make)
     tables = documented()
     stuck = set(tables.pop("podwire stuck --json"))
     assert stuck == {"age_ns", "meant_to_wait", "deadline_left_ns"}
     del tables["podwire status --json"], tables["connection"]  # held by its own test
-    seen = produced(printed.objects())
+    unmasked = Printed(registry, show_secrets=True)
+    tell_everything(unmasked, make)
+    seen = produced(printed.objects() + unmasked.objects())
     assert seen.keys() == tables.keys()
     for heading, keys in tables.items():
         assert set().union(*seen[heading]) == set(keys), heading
@@ -263,3 +268,26 @@ def test_messages_seen_before_are_shown_as_the_first_time(printed: Printed, make
         shown = json.loads(printed.lines[-1])
         assert shown["id"] == f"{POD}{pid}"
         assert [each["body"] for each in shown["messages"]] == [{"id": f"{POD}{pid}"}, {"pid": pid}]
+
+
+def test_secrets_are_masked_unless_they_are_asked_for(registry: Registry, make: Make) -> None:
+    asked = make("runtime.v1.PullImageRequest", {"auth": {"password": "hunter2", "server_address": "reg"}})
+    for show_secrets in (False, True):
+        printed = Printed(registry, show_secrets=show_secrets)
+        metadata = (("authorization", "Bearer hunter2"), ("user-agent", "crictl"))
+        image = "runtime.v1.ImageService"
+        printed.at(0, opened(1, "PullImage", image, metadata=metadata), message(1, REQUEST, asked), ended(1))
+        printed.at(1, opened(3, "Do", "acme.v1.Thing"), message(3, REQUEST, b"\x0a\x07hunter2"), ended(3))
+        printed.at(2, Malformed(REQUEST, 40, "no frame", b"\0" * 10 + b"hunter2", 9))
+        pull, unknown, malformed = printed.objects()
+        if show_secrets:
+            assert pull["messages"][0]["body"]["auth"]["password"] == "hunter2"
+            assert pull["metadata"][0] == ["authorization", "Bearer hunter2"]
+            assert unknown["messages"][0]["body_base64"] == "CgdodW50ZXIy"
+            assert malformed["evidence_base64"] == "AAAAAAAAAAAAAGh1bnRlcjI="
+        else:
+            assert pull["messages"][0]["body"]["auth"] == {"password": "*******", "server_address": "reg"}
+            assert pull["metadata"] == [["authorization", "**************"], ["user-agent", "crictl"]]
+            assert unknown["messages"][0]["body_base64"] == "CgcqKioqKioq"
+            assert unknown["messages"][0]["guess"][0]["text"] == "*******"
+            assert malformed["evidence_base64"] == "AAAAAAAAAAAAAA=="

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -50,11 +50,18 @@ PLAIN = Look(colour=False, unicode=True)
 
 
 class Printed(Told):
-    def __init__(self, registry: Registry, look: Look = PLAIN, *, verbose: bool = False) -> None:
+    def __init__(
+        self, registry: Registry, look: Look = PLAIN, *, verbose: bool = False, show_secrets: bool = False
+    ) -> None:
         self.page = Page()
-        details = VerboseDetails(registry, Renderer(registry)) if verbose else None
+        details = VerboseDetails(registry, Renderer(registry, show_secrets=show_secrets)) if verbose else None
         self.text = TextPrinter(
-            self.page.write, Summarizer(registry), look=look, clock=Clock(utc=True), details=details
+            self.page.write,
+            Summarizer(registry, show_secrets=show_secrets),
+            look=look,
+            clock=Clock(utc=True),
+            details=details,
+            show_secrets=show_secrets,
         )
         super().__init__(self.text)
 
@@ -86,6 +93,49 @@ def test_a_call_that_was_open_before_the_capture_says_so(printed: Printed) -> No
     printed.at(0, opened(1, "Version")._replace(seen=False))
     printed.at(1, ended(1))
     assert printed.page[-1].endswith("(begun before the capture)")
+
+
+def test_each_message_of_a_stream_has_a_line_when_it_comes(printed: Printed, make: Make, registry: Registry) -> None:
+    events = "containerd.services.events.v1.Events"
+    started = make("containerd.events.TaskStart", {"container_id": POD, "pid": 7})
+    event = registry.message_class("google.protobuf.Any")(type_url="containerd.events.TaskStart", value=started)  # type: ignore[call-arg]
+    of_type = registry.message_class("containerd.types.Envelope")
+    envelope = of_type(topic="/tasks/start", event=event).SerializeToString()  # type: ignore[call-arg]
+    printed.at(0, opened(1, "Subscribe", events), message(1, REQUEST, b""))
+    assert printed.page == ["14:58:01.000000 · cri                  Events/Subscribe     #1              0µs  → 0 B"]
+    printed.at(2, message(1, RESPONSE, envelope))
+    assert printed.page[1:] == [
+        "14:58:01.002000 · cri    9f57c2b6405e1 Events/Subscribe     #2          2.000ms  ← /tasks/start pid 7"
+    ]
+    printed.at(3, ended(1))
+    assert len(printed.page) == 3
+
+
+def test_a_stream_that_goes_both_ways_is_told_apart(printed: Printed, make: Make) -> None:
+    content = "containerd.services.content.v1.Content"
+    piece = make(
+        "containerd.services.content.v1.WriteContentRequest", {"action": "WRITE", "ref": "layer", "data": "AAAA"}
+    )
+    done = make("containerd.services.content.v1.WriteContentResponse", {"action": "WRITE", "offset": "3"})
+    printed.at(0, opened(1, "Write", content), message(1, REQUEST, piece))
+    printed.at(1, message(1, RESPONSE, done))
+    assert [line[60:] for line in printed.page] == [
+        "#1              0µs  → WRITE layer offset 0 data 3 B",
+        "#2          1.000ms  ← WRITE offset 3",
+    ]
+
+
+def test_a_method_that_no_schema_has_is_a_stream_once_a_side_has_said_two_things(printed: Printed) -> None:
+    printed.at(0, opened(1, "Watch", "x.Y"), message(1, REQUEST, b"a"))
+    printed.at(1, message(1, RESPONSE, b"bb"))
+    assert printed.page == []
+    printed.at(2, message(1, RESPONSE, b"ccc"))
+    assert printed.page == ["14:58:01.002000 · cri                  Y/Watch              #3          2.000ms  ← 3 B"]
+
+
+def test_a_message_of_a_stream_that_does_not_parse_says_so(printed: Printed) -> None:
+    printed.at(0, opened(1, "GetContainerEvents"), message(1, RESPONSE, b"\xff"))
+    assert "← (does not parse: " in printed.page[0]
 
 
 @pytest.mark.parametrize(
@@ -164,6 +214,60 @@ def test_a_call_that_was_open_before_the_capture_says_so(printed: Printed) -> No
             {"container": {"id": "redis", "image": "redis:7", "runtime": {"name": "io.containerd.runc.v2"}}},
             "redis         Containers/Get       OK          1.000ms  → image redis:7 runtime io.containerd.runc.v2",
         ),
+        (
+            "grpc.AgentService",
+            "ExecProcess",
+            "grpc.ExecProcessRequest",
+            {"container_id": POD, "exec_id": "probe", "process": {"Args": ["ls", "-l"]}},
+            "google.protobuf.Empty",
+            {},
+            "9f57c2b6405e1 ExecProcess          OK          1.000ms  exec probe ls -l",
+        ),
+        (
+            "grpc.AgentService",
+            "WaitProcess",
+            "grpc.WaitProcessRequest",
+            {"container_id": POD, "exec_id": POD},
+            "grpc.WaitProcessResponse",
+            {"status": 1},
+            "9f57c2b6405e1 WaitProcess          OK          1.000ms  → exit 1",
+        ),
+        (
+            "grpc.AgentService",
+            "ReadStdout",
+            "grpc.ReadStreamRequest",
+            {"container_id": POD, "len": 32768},
+            "grpc.ReadStreamResponse",
+            {"data": "aGVsbG8="},
+            "9f57c2b6405e1 ReadStdout           OK          1.000ms  len 32768 → data 5 B",
+        ),
+        (
+            "grpc.Health",
+            "Check",
+            "grpc.CheckRequest",
+            {},
+            "grpc.HealthCheckResponse",
+            {"status": "SERVING"},
+            "              Health/Check         OK          1.000ms  → SERVING",
+        ),
+        (
+            "nri.pkg.api.v1alpha1.Plugin",
+            "CreateContainer",
+            "nri.pkg.api.v1alpha1.CreateContainerRequest",
+            {"pod": {"id": "p", "name": "web-0", "namespace": "shop"}, "container": {"id": POD, "name": "web"}},
+            "nri.pkg.api.v1alpha1.CreateContainerResponse",
+            {"adjust": {"env": [{"key": "A"}], "args": ["b"]}},
+            "9f57c2b6405e1 CreateContainer      OK          1.000ms  shop/web-0 web → adjust env,args updates 0",
+        ),
+        (
+            "nri.pkg.api.v1alpha1.Plugin",
+            "StateChange",
+            "nri.pkg.api.v1alpha1.StateChangeEvent",
+            {"event": "STOP_POD_SANDBOX", "pod": {"id": POD, "name": "web-0", "namespace": "shop"}},
+            "nri.pkg.api.v1alpha1.Empty",
+            {},
+            "9f57c2b6405e1 StateChange          OK          1.000ms  STOP_POD_SANDBOX shop/web-0",
+        ),
     ],
 )
 def test_each_method_shows_the_fields_that_matter(
@@ -179,7 +283,30 @@ def test_each_method_shows_the_fields_that_matter(
 ) -> None:
     printed.at(0, opened(1, method, service), message(1, REQUEST, make(request_type, asked)))
     printed.at(1, message(1, RESPONSE, make(response_type, answered)), ended(1))
-    assert [shown[9:] for shown in printed.page.without_time()] == [line]
+    assert [shown[9:] for shown in printed.page.without_time() if shown[0] != "·"] == [line]
+
+
+@pytest.mark.parametrize(
+    ("url", "value", "shown"),
+    [
+        ("Process", b'{"args": ["sh", "-c", "exit 3"], "cwd": "/"}', " sh -c 'exit 3'"),
+        ("Process", b'{"args": ["a", 1, null, "\\n"]}', " a 1 None '\\n'"),
+        ("Process", b'{"args": 5}', ""),
+        ("Process", b"[]", ""),
+        ("Process", b'{"args"', ""),
+        ("Spec", b'{"args": ["sh"]}', ""),
+    ],
+)
+def test_an_exec_shows_the_command_line_inside_of_its_any(
+    printed: Printed, registry: Registry, url: str, value: bytes, shown: str
+) -> None:
+    request = registry.message_class("containerd.task.v3.ExecProcessRequest")(id=POD, exec_id="probe")
+    spec: Any = request.spec  # type: ignore[attr-defined] # made at run time from the schema
+    spec.type_url, spec.value = f"types.containerd.io/opencontainers/runtime-spec/1/{url}", value
+    printed.at(0, opened(1, "Exec", TASK), message(1, REQUEST, request.SerializeToString()))
+    printed.at(1, message(1, RESPONSE), ended(1))
+    (line,) = printed.page
+    assert line.partition("exec probe")[2] == shown
 
 
 def test_a_forwarded_event_is_shown_as_the_event_that_it_is(printed: Printed, registry: Registry, make: Make) -> None:
@@ -193,7 +320,7 @@ def test_a_forwarded_event_is_shown_as_the_event_that_it_is(printed: Printed, re
     printed.at(0, forward, message(1, REQUEST, envelope.SerializeToString()), flow=flow, protocol="ttrpc")
     printed.at(1, message(1, RESPONSE), ended(1), flow=flow, protocol="ttrpc")
     assert printed.page.without_time() == [
-        "  events 9f57c2b6405e1 /tasks/exit          OK          1.000ms  exec probe pid 71 exit 137"
+        "  events 9f57c2b6405e1 /tasks/exit          OK          1.000ms  exec probe pid 71 exit 137 (SIGKILL)"
     ]
 
 
@@ -287,7 +414,8 @@ def test_dropped_messages_and_gaps_are_said(printed: Printed) -> None:
     printed.at(1, *[message(1, RESPONSE, b"") for _ in range(100)])
     printed.tracker.gap(FLOW)
     printed.at(2, ended(1), ended(3))
-    first, second = printed.page.without_time()
+    *messages, first, second = printed.page.without_time()
+    assert len(messages) == 100
     assert first.startswith("≠")
     assert first.endswith("→ 100 messages, 0 B (36 messages of the middle not kept) (bytes missing)")
     assert second.endswith("(bytes missing)")
@@ -356,6 +484,23 @@ def test_verbose_shows_everything_that_the_line_leaves_out(registry: Registry, m
     ]
 
 
+def test_the_details_of_a_rich_error_are_shown(registry: Registry) -> None:
+    info = registry.message_class("google.rpc.ErrorInfo")(reason="QUOTA", domain="registry.example")
+    status = registry.message_class("google.rpc.Status")(code=8, message="slow down")
+    details: Any = status.details  # type: ignore[attr-defined] # made at run time from the schema
+    details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=info.SerializeToString())
+    printed = Printed(registry, verbose=True)
+    printed.at(0, opened(1))
+    printed.at(1, ended(1, 8, "slow down", status.SerializeToString()))
+    assert printed.page[-5:] == [
+        '        message: "slow down"',
+        "        details:",
+        '          - @type: "type.googleapis.com/google.rpc.ErrorInfo"',
+        '            reason: "QUOTA"',
+        '            domain: "registry.example"',
+    ]
+
+
 def test_without_unicode_or_colour_the_signs_still_tell(registry: Registry) -> None:
     printed = Printed(registry, Look(False, False))
     printed.at(0, opened(1))
@@ -398,3 +543,29 @@ def test_messages_seen_before_are_shown_as_the_first_time(registry: Registry, ma
         printed.at(number, message(1, RESPONSE, answered), ended(1))
         assert f" {POD[:13]} " in printed.page[-1]
         assert printed.page[-1].endswith(f" pid {pid}")
+
+
+def test_a_line_of_a_log_is_escaped_and_cut_with_its_length(printed: Printed) -> None:
+    printed.text.update(Finding("notice", START, "log", FLOW, RESPONSE, 5, 9, text='{"a":"\x1b"}'))
+    printed.text.update(Finding("notice", START, "log", FLOW, RESPONSE, 14, 2000, text="x" * 2000))
+    first, second = printed.page.without_time()
+    assert first == r'* cri    notice, connection 1, from the server, at byte 5: log: {"a":"\x1b"}'
+    assert second.endswith("log: " + "x" * 1000 + " … (2000 bytes)")
+
+
+@pytest.mark.parametrize("show_secrets", [False, True])
+def test_secrets_are_masked_unless_they_are_asked_for(registry: Registry, make: Make, show_secrets: bool) -> None:
+    printed = Printed(registry, verbose=True, show_secrets=show_secrets)
+    config = {"config": {"envs": [{"key": "KEY", "value": "aHVudGVyMg=="}], "metadata": {"name": "main"}}}
+    asked = make("runtime.v1.CreateContainerRequest", config)
+    metadata = (("authorization", "Bearer hunter2"), ("user-agent", "crictl"))
+    printed.at(0, opened(1, "CreateContainer", metadata=metadata), message(1, REQUEST, asked), ended(1))
+    answered = make("runtime.v1.ExecResponse", {"url": "http://127.0.0.1:4242/exec/hunter2"})
+    printed.at(1, opened(3, "Exec"), message(3, RESPONSE, answered), ended(3))
+    printed.at(2, opened(5, "Do", "acme.v1.Thing"), message(5, REQUEST, b"\x0a\x07hunter2"), ended(5))
+    printed.at(3, Malformed(REQUEST, 40, "no frame", b"\0" * 10 + b"hunter2", 9))
+    text = "\n".join(printed.page)
+    assert "KEY" in text
+    assert "crictl" in text
+    assert "/exec/" in text
+    assert text.replace(" ", "").count("hunter2") == (6 if show_secrets else 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracer.output.units import Clock, Stamps, duration, short_id, size
+from tracer.output.units import Clock, Stamps, duration, quantity, short_id, size
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,20 @@ def test_wall_time_goes_on_within_a_second_and_over_it() -> None:
 
 def test_stamps_are_utc_with_nanoseconds() -> None:
     assert Stamps().text(1_795_445_881_102_696_234) == "2026-11-23T14:58:01.102696234Z"
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (1146880, "1.1 MiB"),
+        (67108864, "64 MiB"),
+        ((1 << 30) - 1, "1 GiB"),
+        (1 << 50, "1024 TiB"),
+        (-2048, "-2 KiB"),
+    ],
+)
+def test_memory_is_in_powers_of_1024(count: int, shown: str) -> None:
+    assert quantity(count) == shown

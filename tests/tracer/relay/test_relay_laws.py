@@ -18,6 +18,7 @@ from tests.tracer.relay.harness import (
     answers,
     ask,
     connect,
+    eventually,
     main_target,
     running_relay,
 )
@@ -315,6 +316,41 @@ def test_r7_descriptors_pass_with_the_bytes_they_came_with(folder: Path, recordi
         events = finish(relay) if recording else []
     if recording:
         assert bytes_of(events)[1, 0] == b"plain with a pipe"
+
+
+@pytest.mark.parametrize("recording", [True, False])
+def test_r7_a_vmm_gets_passfd_and_the_descriptor_apart_though_both_had_come(folder: Path, recording: bool) -> None:
+    """A stand-in of Dragonball's, which reads the line without room for descriptors, then the port with one."""
+    path = folder / "kata.hvsock"
+    with Peer(path) as vmm, running_relay(folder, [Target("agent", str(folder), "", True, False)]) as relay:
+        relay.until("taken")
+        with connect(path) as client, vmm.accept() as upstream:
+            if not recording:
+                relay.leave()
+                relay.until("draining")
+            read, write = os.pipe()
+            worker = relay.process("worker")
+            os.kill(worker, signal.SIGSTOP)  # so that both messages lie in its socket
+            try:
+                client.sendall(b"passfd\n")
+                socket.send_fds(client, [b"1027 keep"], [write])
+            finally:
+                os.kill(worker, signal.SIGCONT)
+            os.close(write)
+            assert eventually(lambda: len(upstream.recv(200, socket.MSG_PEEK)) == len(b"passfd\n1027 keep"))
+            assert upstream.recv(7) == b"passfd\n"
+            data, fds, _, _ = socket.recv_fds(upstream, 100, 4)
+            assert (data, len(fds)) == (b"1027 keep", 1)
+            upstream.sendall(b"OK 1073741825\n")
+            assert client.recv(100) == b"OK 1073741825\n"
+            os.write(fds[0], b"stdout of a container")
+            os.close(fds[0])
+            assert os.read(read, 100) == b"stdout of a container"
+            assert os.read(read, 100) == b""  # no copy of it stayed with us
+            os.close(read)
+        events = finish(relay) if recording else []
+    if recording:
+        assert bytes_of(events)[1, 0] == b"passfd\n1027 keep"
 
 
 def test_r7_as_many_descriptors_as_the_kernel_takes_pass(folder: Path) -> None:

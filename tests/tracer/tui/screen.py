@@ -12,7 +12,7 @@ from textual.pilot import Pilot
 from protos.registry import Registry
 from tracer.tui.app import PodwireApp, Setup
 from tracer.tui.session import Behind, NothingBehind
-from tracer.tui.source import Source, WholeSource
+from tracer.tui.source import Source, WholeMatches, WholeSource
 
 CAPTURES = Path(__file__).parents[3] / "captures"
 POD = CAPTURES / "own16-pod.pcapng.gz"
@@ -77,7 +77,8 @@ def run(
     """Open a capture, let `play` use it, close it."""
     source = source or WholeSource(str(capture))
     path = str(capture)
-    app = PodwireApp(Setup(source, behind or NothingBehind(path), Registry.bundled(), path, utc=True, **setup))
+    setup = {"utc": True, "match": lambda text: WholeMatches(path, text), **setup}
+    app = PodwireApp(Setup(source, behind or NothingBehind(path), Registry.bundled(), path, **setup))
 
     async def runs() -> None:
         async with app.run_test(size=size) as pilot:

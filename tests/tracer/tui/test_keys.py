@@ -95,30 +95,38 @@ async def opens_and_closes_nodes(screen: Screen) -> None:
 @plays("filter")
 async def narrows_by_a_filter(screen: Screen) -> None:
     await screen.press("slash")
-    await screen.type("hop:task method:Create")
+    await screen.type('call.hop == "task" && call.method == "Create"')
     assert 0 < len(screen.app.view) < 10
     assert {kinds(screen, at)[0] for at in range(len(screen.app.view))} == {"task"}
-    assert "[filter hop:task method:Create]" in screen.status
+    assert "[filter call.hop ==" in screen.status
     await screen.press("escape")
     assert len(screen.app.view) == 104
 
 
 @plays("filter")
 async def says_what_is_wrong_with_a_filter(screen: Screen) -> None:
-    await screen.press("slash", *"hop:cri nope:x".replace(" ", "\0").split("\0")[0], "space", *"nope:x")
-    assert screen.footer.index("^") == len(" hop:cri ")
-    assert "no column 'nope'" in screen.footer
-    await screen.press("enter")  # it stays open, to be put right
-    assert screen.app.query_one("#prompt").display
+    await screen.press("slash", *"call.failed && nope", "enter")
+    assert screen.footer.index("^") == 1 + len("call.failed && ")
+    assert "undeclared reference to 'nope'" in screen.footer
+    assert screen.app._prompt.display  # it stays open, to be put right
     await screen.press("escape")
     assert len(screen.app.view) == 104
-    await screen.press("slash", '"', "a")
-    assert 'a " is not closed' in screen.footer
+    await screen.press("slash", *'call.hop == "', "enter")
+    assert "column 13" in screen.footer
 
 
 @plays("filter")
 async def completes_a_filter(screen: Screen) -> None:
-    await screen.press("slash", *"meth", "tab", *"runp", "tab", "enter")
+    await screen.press("slash", *"call.fa", "tab", "enter")
+    assert 0 not in {screen.app.rows.code[row] for row in screen.app.view.order}
+    assert len(screen.app.view.order) == 104 - list(screen.app.rows.code).count(0)
+    assert "[filter call.failed]" in screen.status
+
+
+@plays("filter")
+async def asks_what_the_index_does_not_hold(screen: Screen) -> None:
+    await screen.press("slash")
+    await screen.type('request.config.metadata.name != "" && call.method == "RunPodSandbox"')
     assert [kinds(screen, at)[1] for at in range(len(screen.app.view))] == ["RunPodSandbox"]
 
 
@@ -136,6 +144,14 @@ async def searches(screen: Screen) -> None:
     assert screen.row > found
     await screen.press("N")
     assert screen.row == found
+    await screen.press("ctrl+f")
+    await screen.type("nope:x")
+    assert "no column 'nope'" in screen.footer
+    await screen.press("ctrl+f", *"status:cance", "tab", "enter")
+    assert screen.row is not None
+    assert sign(screen, screen.row) == look.CANCELLED
+    await screen.press("n", "ctrl+g")
+    await screen.type(str(found + 1))
     await screen.press("ctrl+f")
     await screen.type("nowhere-to-be-found")
     assert "nothing found" in screen.footer
@@ -338,7 +354,7 @@ async def copies(screen: Screen) -> None:
 async def saves(screen: Screen) -> None:
     folder = os.environ["PODWIRE_TEST_FOLDER"]
     await screen.press("slash")
-    await screen.type("hop:task")
+    await screen.type('call.hop == "task"')
     count = len(screen.app.view)
     await screen.press("w")
     await screen.type(f"{folder}/part.json")
@@ -418,7 +434,7 @@ async def shows_help(screen: Screen) -> None:
 @plays("back", "quit")
 async def goes_back(screen: Screen) -> None:
     await screen.press("slash")
-    await screen.type("hop:task")
+    await screen.type('call.hop == "task"')
     await screen.press("enter", "question_mark")
     await screen.press("escape")
     assert not screen.app.query_one("#page").display

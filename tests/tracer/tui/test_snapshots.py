@@ -16,7 +16,7 @@ VIEWS: dict[str, tuple[Path, tuple[str, ...]]] = {
     "detail": (POD, ("ctrl+g", "1", "7", "enter", "enter", "x", "j", "j", "j")),
     "numbers": (POD, ("u",)),
     "help": (POD, ("question_mark",)),
-    "filter": (POD, ("slash", "h", "o", "p", "colon", "t", "a", "s", "k", "enter", "enter")),
+    "filter": (POD, ("slash", *"call.failed", "enter", "enter")),
 }
 
 

@@ -1,0 +1,1 @@
+"""Wireshark's side: its profile, its extcap interface, and tshark as a second opinion."""
