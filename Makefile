@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILT_FROM := pyproject.toml hatch_build.py $(shell find protos/schemas -name '*.proto')
 
-.PHONY: help demo test lint format bench fuzz clean
+.PHONY: help demo test lint format verify bench fuzz clean
 
 help:    ## this text
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ lint: $(VENV)/.dev    ## ruff, mypy strict, the rooms' boundaries
 format: $(VENV)/.dev    ## ruff format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+verify: $(VENV)/.dev    ## read every capture in captures/ with tshark too, and compare
+	@for file in captures/*.gz; do echo $$file; $(BIN)/podwire verify $$file || exit 1; done
 
 bench: $(VENV)/.dev    ## ratios to a peer, each kind in one run
 	$(BIN)/python -m tests.bench decode

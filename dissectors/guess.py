@@ -24,9 +24,11 @@ _LAYOUT = str.maketrans("", "", "\t\n\r")
 def wire_fields(data: bytes) -> Fields | None:
     """Return the fields of a message of any type, or None where the bytes are none."""
     try:
-        return UnknownFieldSet(Empty.FromString(data))
+        fields: Fields = UnknownFieldSet(Empty.FromString(data))
     except DecodeError:
         return None
+    # No field has the number 0, which zeros would be; protobuf takes it in a message that has no fields of its own.
+    return None if any(field.field_number == 0 for field in fields) else fields
 
 
 def text_of(data: bytes) -> str | None:

@@ -152,7 +152,8 @@ class HvsockConnection:
         if lines.accepted:
             events.append(PortOpened(lines.port, lines.passed))
         else:
-            events.append(Malformed(_RESPONSE, 0, "an answer that is no OK", self._heads[_RESPONSE][:32], None))
+            line = self._heads[_RESPONSE][: lines.ends[_RESPONSE] or MAX_ANSWER]
+            events.append(Malformed(_RESPONSE, 0, "an answer that is no OK", line[:32], None))
         if lines.speaks == "ttrpc":
             self._inside = TtrpcConnection(lines.ends)
         elif lines.speaks == "log":

@@ -132,7 +132,10 @@ class Masker:
                 continue
             plan = self._plans[name] if name in self._plans else self._plan(name)
             if plan is not None:
-                self._message(plan, data, at, stop, depth + 1)
+                try:
+                    self._message(plan, data, at, stop, depth + 1)
+                except BadProtobuf:  # what is around it can be shown
+                    data[at:stop] = bytes(stop - at)
 
 
 def mask_unknown(payload: bytes) -> bytes:

@@ -81,6 +81,10 @@ class Meaning(Protocol):
         """Return the JSON that an Any carries as it is shown."""
         ...
 
+    def embedded(self, value: JSONValue) -> JSONValue:
+        """Return JSON that was found in a string as it is shown."""
+        ...
+
 
 class Renderer:
     """Shows payloads, secrets masked unless they are asked for. Holds what it made of each message type; not safe for
@@ -92,6 +96,7 @@ class Renderer:
     def __init__(self, registry: Registry, meaning: Meaning | None = None, *, show_secrets: bool = False) -> None:
         self.show_secrets = show_secrets
         self._mask = None if show_secrets else Masker(registry).mask
+        self._meaning = meaning
         self._json = _Form(registry, wide=str, data=_base64, name=str, unknown=_json_field)
         self._text = _Form(registry, wide=None, data=bytes_text, name=Bare, unknown=_text_field, meaning=meaning)
 
@@ -102,14 +107,16 @@ class Renderer:
         types as in the proto JSON mapping, map keys sorted. Keys that begin with `@` are ours: `@type` (with `value`
         where it is no message, `value_base64` and `error` where it is not to be had) in an Any; `@unknown`, a list of
         field, wire_type and value, and what is guessed to lie in its bytes: `text` or `message`; `@not_utf8`, the
-        fields with text that is not UTF-8; `@error` and `@base64` for what does not parse.
+        fields with text that is not UTF-8; `@error`, `@base64` and maybe `@guess` for what
+        does not parse.
         """
         return self._json.payload(type_name, payload if self._mask is None else self._mask(type_name, payload))
 
     def to_text(self, type_name: str, payload: bytes, indent: int = 0) -> list[str]:
         """Return the message as lines, each with `indent` spaces before it. Long bytes are cut, with their length."""
         shown = payload if self._mask is None else self._mask(type_name, payload)
-        return text_lines(self._text.payload(type_name, shown), indent)
+        tree = self._text.payload(type_name, shown)
+        return text_lines(tree, indent, self._meaning.embedded) if self._meaning else text_lines(tree, indent)
 
     def unknown(self, payload: bytes) -> bytes:
         """Return a message that no schema has as it may be shown."""
@@ -192,7 +199,9 @@ class _Form:
         self._left = MAX_GUESSED
         parsed = self._registry.parse(type_name, payload)
         if parsed.message is None:
-            return {"@error": self._name(parsed.error), "@base64": self._data(payload)}
+            unread: JSONObject = {"@error": self._name(parsed.error), "@base64": self._data(payload)}
+            guess = self.guess(payload)
+            return unread | {"@guess": guess} if guess else unread
         shown = self._parsed(type_name, parsed.message, parsed.lenient, 0)
         return shown if isinstance(shown, dict) else {"value": shown}
 
@@ -229,11 +238,11 @@ class _Form:
                 return {}
             if value[:1] in (b"{", b"["):
                 return shown | {"value": parse_json(value)}
-            shown |= {"value_base64": self._data(value), "error": self._name("no schema has this type")}
-            guess = self._inside(value, depth + 1)
-            return shown if guess is None or isinstance(guess, str) else shown | {"guess": guess}
+            raise ValueError("no schema has this type")
         except ValueError as error:
-            return shown | {"value_base64": self._data(value), "error": self._name(str(error))}
+            shown |= {"value_base64": self._data(value), "error": self._name(str(error))}
+        guess = self._inside(value, depth + 1)
+        return shown if guess is None or isinstance(guess, str) else shown | {"guess": guess}
 
     # -- messages ------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dissectors.json_value import JSONObject, JSONValue, parse_json
 
 TEXT_LIMIT = 1024
@@ -17,8 +19,15 @@ _LINE = 100
 _LAYOUT = str.maketrans("", "", "\t\n\r")
 
 
+Explain = Callable[[JSONValue], JSONValue]
+
+
 class Bare(str):
     """Text that is shown without quotes, since it is no string of the message."""
+
+
+def _as_it_is(value: JSONValue) -> JSONValue:
+    return value
 
 
 def bytes_text(data: bytes) -> str:
@@ -54,32 +63,32 @@ def json_in(text: str) -> JSONValue:
         return None
 
 
-def text_lines(tree: JSONObject, indent: int) -> list[str]:
-    """Return the lines of a message."""
+def text_lines(tree: JSONObject, indent: int, explain: Explain = _as_it_is) -> list[str]:
+    """Return the lines of a message. `explain` takes JSON that was found in a text and returns what is shown of it."""
     lines: list[str] = []
     for key, value in tree.items():
-        _entry(key, value, " " * indent, lines)
+        _entry(key, value, " " * indent, lines, explain)
     return lines
 
 
-def _entry(key: str, value: JSONValue, pad: str, lines: list[str]) -> None:
+def _entry(key: str, value: JSONValue, pad: str, lines: list[str], explain: Explain) -> None:
     if type(value) is str and value[:1] in ("{", "[") and len(pad) <= _DEEPEST:
         inside = json_in(value)
         if inside is not None:
-            key, value = f"{key} (JSON)", inside
+            key, value = f"{key} (JSON)", explain(inside)
     if isinstance(value, dict) and value:
         kind = value.get("@type")
         lines.append(f"{pad}{key}:" if kind is None else f"{pad}{key}: ({kind})")
         for name, item in value.items():
             if name != "@type":
-                _entry(name, item, pad + "  ", lines)
+                _entry(name, item, pad + "  ", lines, explain)
     elif isinstance(value, list) and value:
-        _list(f"{key}:", value, pad, lines)
+        _list(f"{key}:", value, pad, lines, explain)
     else:
         lines.append(f"{pad}{key}: {_plain(value)}")
 
 
-def _list(head: str, values: list[JSONValue], pad: str, lines: list[str]) -> None:
+def _list(head: str, values: list[JSONValue], pad: str, lines: list[str], explain: Explain) -> None:
     if not any(isinstance(value, dict | list) for value in values):
         line = f"{pad}{head} [{', '.join(map(_plain, values))}]"
         if len(line) <= _LINE:
@@ -88,11 +97,11 @@ def _list(head: str, values: list[JSONValue], pad: str, lines: list[str]) -> Non
     lines.append(f"{pad}{head}")
     for value in values:
         if isinstance(value, list) and value:
-            _list("-", value, pad + "  ", lines)
+            _list("-", value, pad + "  ", lines, explain)
         elif isinstance(value, dict) and value:
             start = len(lines)
             for name, item in value.items():
-                _entry(name, item, pad + "    ", lines)
+                _entry(name, item, pad + "    ", lines, explain)
             # The dash stands in the first line's indent.
             lines[start] = f"{pad}  - {lines[start][len(pad) + 4 :]}"
         else:

@@ -45,7 +45,7 @@ def _length_ns(call: Call, now_ns: int) -> int:
 
 VARIABLES: Final = (
     Variable("call.number", _TYPE.INT, "in the capture, from 1", lambda call, _: call.number),
-    Variable("call.hop", _TYPE.STRING, "cri, task, events, agent, nri", lambda call, _: call.hop),
+    Variable("call.hop", _TYPE.STRING, "cri, task, events, agent, nri, other", lambda call, _: call.hop),
     Variable("call.protocol", _TYPE.STRING, "grpc or ttrpc", lambda call, _: call.protocol),
     Variable("call.service", _TYPE.STRING, "full name", lambda call, _: call.service),
     Variable("call.method", _TYPE.STRING, "without the service's name", lambda call, _: call.method),
@@ -143,7 +143,7 @@ class Filter:
         """Compile. Raises PodwireError, with line and column, for what is no such expression."""
         self.errors = 0
         self.first_error = ""
-        self._failed = 0
+        self._last_error = 0
         self._text = text
         self._registry = registry
         self._summarizer = Summarizer(registry, show_secrets=True)
@@ -164,9 +164,9 @@ class Filter:
         value = result.value()
         if value is True or value is False:
             return bool(value)
-        self.errors += call.number != self._failed  # a stream is asked about at each message
-        self._failed = call.number
-        # An error is true in Python, as is anything else that is no bool.
+        if call.number != self._last_error:  # a stream is asked of again with each message
+            self.errors += 1  # an error's value is true in Python's sense; so is any that is no bool
+            self._last_error = call.number
         self.first_error = self.first_error or re.sub(r"^[A-Z_]+: ", "", str(value))
         return False
 

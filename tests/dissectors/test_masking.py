@@ -133,6 +133,15 @@ def test_an_any_of_a_known_type_is_masked_as_that_and_of_an_unknown_one_as_a_who
     assert after.destination.type_url == "acme.v1.Box"
 
 
+def test_of_an_any_that_does_not_parse_its_value_alone_becomes_zeros() -> None:
+    request: Any = REGISTRY.message_class("containerd.services.transfer.v1.TransferRequest")()
+    request.source.type_url = "containerd.types.transfer.AuthResponse"
+    request.source.value = b"\x12\xff\x01hunter2"
+    after = masked("containerd.services.transfer.v1.TransferRequest", request.SerializeToString())
+    assert after.source.type_url == "containerd.types.transfer.AuthResponse"
+    assert bytes(after.source.value) == bytes(10)
+
+
 def test_verbose_status_answers_are_masked_as_the_json_that_they_are() -> None:
     info = {"info": '{"runtimeSpec":{"process":{"env":["KEY=hunter2"]}},"pid":7}'}
     after = masked("runtime.v1.ContainerStatusResponse", packed("runtime.v1.ContainerStatusResponse", {"info": info}))

@@ -145,6 +145,20 @@ def test_what_does_not_parse_is_an_error_beside_its_bytes(payload: bytes) -> Non
     }
 
 
+def test_what_is_a_message_of_another_type_is_read_by_wire_type_beside_its_error() -> None:
+    payload = field(1, b"ok") + field(2, b"\xff\xff")  # the second is to be a message
+    assert RENDERER.to_json("runtime.v1.CreateContainerRequest", payload) == {
+        "@error": "does not parse as runtime.v1.CreateContainerRequest",
+        "@base64": b64encode(payload).decode(),
+        "@guess": [
+            {"field": 1, "wire_type": "bytes", "value": "b2s=", "text": "ok"},
+            {"field": 2, "wire_type": "bytes", "value": "//8="},
+        ],
+    }
+    lied = shown_any(SPEC, b"\x08\x07")
+    assert (lied["error"], lied["guess"]) == ("Expecting value: line 1 column 1 (char 0)", [varint(1, 7)])
+
+
 def test_an_unknown_type_is_an_error_beside_its_bytes() -> None:
     assert RENDERER.to_json("no.such.Type", b"\x00") == {"@error": "no schema has no.such.Type", "@base64": "AA=="}
 
@@ -218,6 +232,7 @@ def test_a_message_that_no_schema_has_is_read_by_its_wire_types() -> None:
         {"field": 2, "wire_type": "bytes", "value": "YSBi", "text": "a b"},
     ]
     assert RENDERER.guess_json(b"") == RENDERER.guess_json(b"GET / HTTP/1.1") == []
+    assert RENDERER.guess_json(bytes(20)) == []
 
 
 def test_what_an_any_of_an_unknown_type_holds_is_guessed_beside_its_bytes() -> None:
@@ -360,7 +375,7 @@ def test_a_type_that_no_schema_has_is_taken_for_json_if_it_is_json_whole() -> No
         ("example.com/Mine", b'{"a": 1} more', "Extra data"),
         ("containerd.events.TaskStart", b"\x0a\xff", "does not parse as containerd.events.TaskStart"),
         ("containerd.events.TaskStart", b'{"id": 1}', "does not parse as containerd.events.TaskStart"),
-        (SPEC, b"\x0a\x00", "Expecting value"),
+        (SPEC, b"\x0a\x05", "Expecting value"),
         (SPEC, b"", "Expecting value"),
         (SPEC, b'{"a": "\xff"}', "can't decode byte 0xff"),
         (SPEC, b'{"a": NaN}', "NaN is no JSON"),

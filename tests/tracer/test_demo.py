@@ -92,6 +92,8 @@ def check_demo(capture: Path, environment: dict[str, str] | None = None, prefix:
     assert by_hop == dict(zip(HOPS, (CRI_CALLS, TASK_CALLS, AGENT_CALLS, Counter(Forward=EVENTS)), strict=True))
     assert {call["hop"] for call in calls} == set(HOPS)
     created = [call for call in calls if (call["hop"], call["method"]) == ("agent", "CreateContainer")]
+    (agent,) = {call["server"]["name"] for call in calls if call["hop"] == "agent"}
+    assert agent == f"kata-agent-{next(call['id'] for call in calls if call['method'] == 'CreateSandbox')[:13]}"
     specs = [call["messages"][0]["body"]["OCI"] for call in created]
     assert [spec["Process"]["Args"][0] for spec in specs] == ["/pause", "/bin/web", MISSING_PROGRAM]
     assert all(spec["Mounts"] and spec["Linux"]["Namespaces"] and spec["Annotations"] for spec in specs)

@@ -120,6 +120,12 @@ def test_what_cannot_be_told_is_no_match_and_is_counted_with_its_first_reason() 
     found = Filter("request.config.envs[7].key == 'A'", REGISTRY)
     assert not found.wants(CREATED, START)
     assert not found.wants(CREATED, START)
+    assert found.errors == 1
+    tracker = CallTracker()
+    tracker.feed(FLOW, "grpc", START, [opened(1)])
+    second = tracker.feed(FLOW, "grpc", START, [opened(3, "CreateContainer")])[0]
+    assert second.kind == "opened"
+    assert not found.wants(second.call, START)
     assert found.errors == 2
     assert "index=7" in found.first_error
 

@@ -9,7 +9,7 @@ Sequence numbers start at 0, so a byte's number is its place in the stream plus 
 The first packet of a conversation (its SYN) has a comment, one JSON object:
 
     podwire     1, the version of this object. A conversation that has it is in order: a jump in it is a gap.
-    hop         cri, task, events, agent or nri
+    hop         cri, task, events, agent, nri or other
     socket      path of the socket
     connection  number of the connection, unique in the file
     client      who connected, as far as it is known: any of
@@ -218,6 +218,36 @@ class CaptureWriter:
         comment: Mapping[str, object],
     ) -> None:
         """Write the handshake of connection `conn`, all of it at the time of its accept; see above for `comment`."""
+        talk = self._enter(conn, interface, hop, client_address, server_address, comment)
+        self._send(talk, 0, time_ns, SYN, 0, comment=_comment(talk.about))
+        self.shake_hands(talk, 1, time_ns)
+
+    def join(
+        self,
+        conn: int,
+        interface: int,
+        hop: str,
+        client_address: str,
+        server_address: str,
+        comment: Mapping[str, object],
+        ends: Sequence[int],
+        closed: Sequence[bool],
+    ) -> None:
+        """Take up a connection that was open before this file: it had so many bytes each way, and sides that had
+        closed. `carry` is to begin it."""
+        talk = self._enter(conn, interface, hop, client_address, server_address, comment)
+        for side, end, is_closed in zip(talk.sides, ends, closed, strict=True):
+            side.end, side.closed, side.fin = end, is_closed, int(is_closed)
+
+    def _enter(
+        self,
+        conn: int,
+        interface: int,
+        hop: str,
+        client_address: str,
+        server_address: str,
+        comment: Mapping[str, object],
+    ) -> Conversation:
         name = self.state.names[client_address]
         client_address, port = self._client_port(client_address)
         self._name(client_address, name)
@@ -228,8 +258,7 @@ class CaptureWriter:
         at = self.state.interfaces[interface]
         about = _shortened({"podwire": 1, "hop": hop, "socket": at.name, "connection": conn, **comment})
         talk = self.state.conversations[conn] = Conversation(at, pair, about)
-        self._send(talk, 0, time_ns, SYN, 0, comment=_comment(about))
-        self.shake_hands(talk, 1, time_ns)
+        return talk
 
     def shake_hands(self, talk: Conversation, done: int, time_ns: int, comment: bytes = b"") -> None:
         """Write what is missing of a handshake after its first `done` packets."""

@@ -32,6 +32,7 @@ from tracer.output.units import size
 from tracer.relay import shared as sh
 from tracer.relay import sockdiag
 from tracer.relay.shared import Kind, Record, RecorderState, RingReader, Shared
+from tracer.relay.targets import vm_of
 
 _PAUSE_S = 0.003
 """Between two looks at a ring that had something: records then come in batches."""
@@ -457,7 +458,8 @@ class Recorder:
         if not os.path.exists(f"/proc/{at.server_pid}"):
             self._find_server(listener)  # nobody listened yet when it was taken, or one that has handed it on since
         client, client_address = self._about(processes.describe(pid), pid, f"pid-{pid}")
-        server, server_address = self._about(at.server, at.server_pid, f"{at.hop}-server")
+        name = f"kata-agent-{vm_of(at.interface.name)[:13]}".rstrip("-") if at.hop == "agent" else ""
+        server, server_address = self._about(at.server, at.server_pid, name or f"{at.hop}-server", name)
         client |= {"uid": uid, "gid": gid}
         if pid and pid == at.server_pid:
             client["self"] = True  # R8: CRI-O calls its own socket
@@ -465,18 +467,22 @@ class Recorder:
         peers = {"client": client, "server": server}
         self._writer.open(number, at.interface.number, at.hop, client_address, server_address, time_ns, peers)
 
-    def _about(self, who: processes.Process | None, pid: int, unknown: str) -> tuple[dict[str, object], str]:
-        """What the opening packet's comment says of a process, and its address; `unknown` is its name if it is gone."""
+    def _about(
+        self, who: processes.Process | None, pid: int, unknown: str, name: str = ""
+    ) -> tuple[dict[str, object], str]:
+        """What the opening packet's comment says of a process, and its address; `unknown` is its name if it is gone,
+        `name` if it is not to have its own: who answers through a VMM is the agent in its guest."""
         about: dict[str, object]
         if who is None:
             about = {"pid": pid} if pid else {}
             return about, self._writer.endpoint(process_key(about, unknown), unknown)
-        about = {"pid": pid, "start": who.start, "uid": who.uid, "name": who.label, "exe": who.exe}
+        name = name or who.label
+        about = {"pid": pid, "start": who.start, "uid": who.uid, "name": name, "exe": who.exe}
         if who.command:
             about["command"] = " ".join(who.command)
         if who.unit:
             about["unit"] = who.unit
-        return about, self._writer.endpoint(process_key(about, who.label), who.label)
+        return about, self._writer.endpoint(process_key(about, name), name)
 
     # --- the file ---
 

@@ -19,8 +19,12 @@ COMMANDS = {
     "replay": "play a capture file on the screen, at its speed or another",
     "grep": "print the calls of a capture file that match an expression",
     "stuck": "list the calls without an answer, of a running trace or of a capture file",
+    "stats": "count calls by hop and method: errors, durations, bytes",
+    "diff": "compare two captures, or two pods: calls, fields of requests, durations",
     "redact": "write a capture with its secrets masked",
     "doctor": "say what is here, what can be traced and what cannot; mend what a crash left",
+    "export": "write a part of a capture, or in another form: pcapng, pcap, text, JSON, HAR",
+    "verify": "compare podwire's reading of a capture with tshark's",
     "wireshark": "open a capture in Wireshark, ready; install dissector, schemas and profile there",
     "demo": "trace a bundled stand-in runtime; needs neither root nor containerd",
 }
@@ -30,7 +34,7 @@ USAGE = "podwire [-h] [--version] COMMAND ..."
 STATUSES = {
     0: "done",
     1: "done, and something is amiss: the capture of trace or attach is not complete, stop took too long, "
-    "doctor or status has something to say",
+    "verify found a difference, doctor or status has something to say",
     2: "bad usage or bad input; one line on stderr says which",
     130: "ended by Ctrl-C (of trace and attach that is the ordinary end: 0)",
 }

@@ -74,6 +74,9 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--text", action="store_true", help="one line a call (the default)")
     form.add_argument("--json", action="store_true", help="one JSON object a call (docs/json.md)")
+    parser.add_argument(
+        "--messages", action="store_true", help="JSON: one object a message of a stream too, as it comes"
+    )
     parser.add_argument("-v", dest="verbose", action="count", default=0, help="text: the whole messages too")
     add_filter_option(parser)
     parser.add_argument("--utc", action="store_true", help="text: times in UTC, not local")
@@ -151,7 +154,8 @@ def make_printer(
         from dissectors.render import Renderer
         from tracer.output.jsonlines import JsonPrinter
 
-        return JsonPrinter(stdout.write, registry, Renderer(registry, show_secrets=args.show_secrets), wanted)
+        renderer = Renderer(registry, show_secrets=args.show_secrets)
+        return JsonPrinter(stdout.write, registry, renderer, wanted, messages=args.messages)
     from tracer.output.look import Look
     from tracer.output.summary import Summarizer
     from tracer.output.text import TextPrinter

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             print(escape(f"{SIGNS[finding.state]} {finding.about}: {finding.text}"), flush=True)
     traceable = any(
-        finding.state == "ok" and finding.about.split()[0] in ("cri", "events", "nri") for finding in findings
+        finding.state == "ok" and finding.about.split()[0] in ("cri", "events", "nri", "other") for finding in findings
     )
     to_mend = any(finding.about == "left behind" and finding.state == "no" for finding in findings)
     return 0 if traceable and not to_mend else 1

@@ -19,6 +19,7 @@ from tracer.calls import Call, CallUpdate, Finding, Message, Update
 from tracer.capture.flows import Endpoint, Flow
 from tracer.output.codes import reset_name, status_name
 from tracer.output.fields import EVENT_CARRIERS, EVENT_ID_PATHS, ID_PATHS
+from tracer.output.summary import said_twice
 from tracer.output.units import Stamps
 
 VERSION = 1
@@ -38,7 +39,10 @@ JSONObject = dict[str, Any]
 
 
 class JsonPrinter:
-    """Print a call when it has ended, a finding when it comes, and at the end the calls that are still open."""
+    """Print a call when it has ended, a finding when it comes, and at the end the calls that are still open.
+
+    With `messages`, those of streams too, each when it comes.
+    """
 
     def __init__(
         self,
@@ -46,10 +50,13 @@ class JsonPrinter:
         registry: Registry,
         renderer: Renderer,
         wanted: Callable[[Call, int], bool] | None = None,
+        *,
+        messages: bool = False,
     ) -> None:
         self.shown = 0
         """Calls printed that had ended."""
         self._wanted = wanted
+        self._messages = messages
         self._now_ns = 0
         self._write = write
         self._registry = registry
@@ -68,7 +75,7 @@ class JsonPrinter:
             if self._wanted is None or update.flow is None:  # type: ignore[union-attr] # told by its type
                 self._write(self.finding(update) + "\n")  # type: ignore[arg-type] # as above
             return
-        kind, time_ns, call, _ = update
+        kind, time_ns, call, message = update
         self._now_ns = time_ns
         if kind == "ended":
             self._open.pop(call.number, None)
@@ -77,6 +84,10 @@ class JsonPrinter:
                 self.shown += 1
         elif kind == "opened":
             self._open[call.number] = call
+        elif self._messages and message is not None:
+            wanted = self._wanted is None or self._wanted(call, time_ns)
+            if wanted and self._is_stream(call, message):
+                self._write(self.streamed(call, message) + "\n")
 
     def tick(self, now_ns: int) -> None:
         """Nothing here depends on time."""
@@ -129,6 +140,19 @@ class JsonPrinter:
         if more:
             pieces.append(self._encode(more)[1:-1])
         return ",".join(pieces) + "}"
+
+    def streamed(self, call: Call, message: Message) -> str:
+        """The object of one message of a stream, at the time it came; no line end."""
+        method = self._methods.get((call.service, call.method)) or self._method(call.service, call.method)
+        return (
+            f'{{"v":{VERSION},"kind":"message","call":{call.number},"time":"{self._stamps.text(message.time_ns)}",'
+            f'"hop":{_quote(call.hop)},"protocol":{_quote(call.protocol)},{method.names},{self._connection(call.flow)},'
+            f'"stream":{call.stream_id},"message":{self._message(call, message, method, [None, None])}}}'
+        )
+
+    def _is_stream(self, call: Call, message: Message) -> bool:
+        found = self._registry.method(call.service, call.method)
+        return said_twice(call, message) if found is None else found.client_streaming or found.server_streaming
 
     def finding(self, finding: Finding) -> str:
         """The object of a gap, of malformed bytes or of a notice; no line end."""

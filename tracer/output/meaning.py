@@ -252,6 +252,12 @@ class Meanings:
             return value
         return self._document("runtime-spec." + type_url.removeprefix(_SPEC), value)
 
+    def embedded(self, value: JSONValue) -> JSONValue:
+        """JSON of a string, as CRI's verbose answers have it, with the runtime's specification in it explained."""
+        if isinstance(value, dict) and "runtimeSpec" in value:
+            return value | {"runtimeSpec": self._document("runtime-spec.Spec", value["runtimeSpec"])}
+        return value
+
     def _document(self, path: str, value: JSONValue) -> JSONValue:
         explain = self._path(path)
         if explain is not None and (text := explain(value)) is not None:

@@ -15,6 +15,15 @@ VM_FOLDERS = ("/run/vc/vm/*", "/run/vc/*/*/root", "/run/kata/*", "/run/kata/*/ro
 """Where Kata's VMMs have them, one folder a VM: Go's shim (Cloud Hypervisor; Firecracker, below a folder with the name
 of its program) and runtime-rs (Cloud Hypervisor, Firecracker and OpenVMM; Dragonball and a jailed Firecracker)."""
 
+
+def vm_of(path: str) -> str:
+    """The VM that a hybrid vsock socket is of, by the name of its folder, which is the sandbox's id; else empty."""
+    *_, above, folder, name = ["", "", *path.split("/")]
+    if name not in AGENT_SOCKETS:
+        return ""
+    return above if folder == "root" else folder
+
+
 FOLDER_HOPS = frozenset({"task", "agent"})
 """Hops whose sockets come and go in a folder; the others have one path."""
 

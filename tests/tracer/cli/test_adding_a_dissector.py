@@ -102,6 +102,15 @@ def test_the_page_s_command_traces_the_page_s_service(
     assert [field["text"] for field in without["messages"][0]["guess"][:3]] == list(FIELDS.values())
 
 
+def test_doctor_says_that_such_a_socket_can_be_traced(kubelet: Path) -> None:
+    done = run("doctor", "--json", "--socket", f"other={kubelet}")
+    findings = [json.loads(line) for line in done.stdout.splitlines()]
+    (socket,) = (each for each in findings if each["about"] == f"other {kubelet}")
+    assert socket["state"] == "ok"
+    left = any(each["about"] == "left behind" and each["state"] == "no" for each in findings)
+    assert done.returncode == (1 if left else 0)
+
+
 def test_the_same_folder_serves_ttrpc(folder: Path, plugins: Path, request_bytes: bytes) -> None:
     written = Written()
     written.open(1, "other", "/run/acme.sock")

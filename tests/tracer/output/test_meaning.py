@@ -188,6 +188,20 @@ def test_json_of_the_runtime_specification_is_explained_too(registry: Registry) 
     ]
 
 
+def test_the_specification_in_the_info_of_a_verbose_answer_is_explained(registry: Registry) -> None:
+    info = {"pid": 7, "runtimeSpec": {"mounts": [{"options": ["ro", "bind"]}]}, "mounts": [{"options": ["ro"]}]}
+    assert lines(registry, "runtime.v1.ContainerStatusResponse", {"info": {"info": json.dumps(info)}}) == [
+        "info:",
+        "  info (JSON):",
+        "    pid: 7",
+        "    runtimeSpec:",
+        "      mounts:",
+        "        - options: ro,bind",
+        "    mounts:",
+        '      - options: ["ro"]',
+    ]
+
+
 @pytest.mark.parametrize("odd", ["null", "[]", "3", '"x"', "[1]", "[null]", '[{"type":5}]', '{"a":{}}', "true", "1.5"])
 def test_json_that_is_not_what_the_specification_says_is_shown_as_it_is(registry: Registry, odd: str) -> None:
     spec = f'{{"linux":{{"namespaces":{odd},"resources":{{"memory":{{"limit":{odd}}}}}}},"mounts":{odd}}}'

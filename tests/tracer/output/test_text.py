@@ -520,7 +520,7 @@ def test_colour_is_added_to_a_sign_never_in_its_place(registry: Registry) -> Non
 def test_a_method_that_no_schema_has_is_shown_with_its_sizes(printed: Printed) -> None:
     printed.at(0, opened(1, "Do", "acme.v1.Thing"), message(1, REQUEST, bytes(1500)))
     printed.at(1, message(1, RESPONSE, bytes(7)), ended(1))
-    assert printed.page.without_time()[0].endswith("Thing/Do             OK          1.000ms  1.5 kB → 7 B")
+    assert printed.page.without_time()[0].endswith("Thing/Do             OK          1.000ms  1.5 kB (no schema) → 7 B")
 
 
 def test_a_call_whose_start_was_not_seen_says_so(printed: Printed) -> None:

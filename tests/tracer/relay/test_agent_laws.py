@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.tracer.relay.harness import Server, answers, ask, connect, eventually, inode, running_relay
-from tracer.relay.targets import VM_FOLDERS, Target
+from tracer.relay.targets import VM_FOLDERS, Target, vm_of
 from tracer.relay.watch import Watcher
 
 Serve = Callable[..., Server]
@@ -100,6 +100,11 @@ def test_e3_vms_come_and_go_and_nothing_is_said_or_kept_of_their_folders(folder:
             shutil.rmtree(vm)
             relay.listen(0.2)  # longer than a path that was given up lingers
             assert [each for each in relay.told if each["event"] in ("vanished", "failed")] == []
+
+
+def test_a_vm_is_named_by_its_folder_whatever_its_vmm() -> None:
+    assert {vm_of(f"/run/{each}") for each in KATA} == {VM}
+    assert [vm_of(each) for each in ("/run/x/agent.ttrpc", "clh.sock", "/clh.sock", "")] == ["", "", "", ""]
 
 
 class Seen:

@@ -1,0 +1,159 @@
+"""`podwire diff`: what is not the same in two captures, or of two pods."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from protos.errors import PodwireError
+from tracer.cli.decode import (
+    add_filter_option,
+    add_registry_options,
+    broken_off,
+    load_registry,
+    make_filter,
+    say_errors,
+    with_progress,
+)
+
+if TYPE_CHECKING:  # heavy: imported by run
+    from collections.abc import Iterator
+
+    from protos.registry import Registry
+    from tracer.calls import Call
+    from tracer.diffing import Difference, Side
+    from tracer.filtering import Filter
+
+SHOWN_VALUES = 8
+"""Of a field on one side; of the others, how many there are."""
+TITLES = {
+    "calls": "calls",
+    "errors": "errors",
+    "field": "fields of requests",
+    "duration": "durations, of half of the calls",
+}
+
+DESCRIPTION = """
+Compare the calls of two captures: methods called more or less often, how they failed, values that fields of requests
+had in one alone (ids and times are taken for equal), and durations. With --pods, only what is of one pod in A, and of
+another in B, which may be the same file.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = subparsers.add_parser("diff", help="compare two captures, or two pods", description=DESCRIPTION)
+    parser.add_argument("before", metavar="A", help="a capture")
+    parser.add_argument("after", metavar="B", help="another")
+    parser.add_argument(
+        "--pods", nargs=2, metavar=("POD_A", "POD_B"), help="a pod of each: namespace/name, or the beginning of an id"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a difference (docs/json.md)")
+    add_filter_option(parser)
+    add_registry_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare. Returns 0, whether there is a difference or not. Raises PodwireError."""
+    from tracer.diffing import differences
+
+    registry = load_registry(args)
+    filter = make_filter(args, registry)
+    pods = args.pods or ("", "")
+    sides = [_side(path, registry, filter, pod) for path, pod in zip((args.before, args.after), pods, strict=True)]
+    found = list(differences(*sides))
+    for line in map(_json_line, found) if args.json else _lines(found):
+        print(line)
+    if not found:
+        print("podwire: no difference", file=sys.stderr)
+    say_errors(filter)
+    return 0
+
+
+def _side(path: str, registry: Registry, filter: Filter | None, pod: str) -> Side:
+    """Read one capture, twice where it is asked which calls are of a pod. Raises PodwireError."""
+    from tracer.diffing import Side
+    from tracer.stats import PodNames
+
+    names = PodNames(registry)
+    if pod:
+        if path == "-":
+            raise PodwireError("diff --pods reads its captures twice: it needs files")
+        for call, _ in _calls(path):
+            names.learn(call)
+        if not names.has(pod):
+            raise PodwireError(f"{path}: no call tells of a pod {pod}")
+    side = Side(registry)
+    for call, now_ns in _calls(path):
+        if (not pod or names.is_of(call, pod)) and (filter is None or filter.wants(call, now_ns)):
+            side.add(call)
+    return side
+
+
+def _calls(path: str) -> Iterator[tuple[Call, int]]:
+    """All calls of a capture, each when it ends, with that time. Raises PodwireError if it breaks off."""
+    from tracer.capture.growing import open_recorded
+    from tracer.pipeline import Decoder
+
+    decoder = Decoder()
+    with open_recorded(path) as capture:
+        for item in with_progress(capture):
+            for update in decoder.feed(item):
+                if update.kind == "ended":
+                    yield update.call, update.time_ns
+                elif update.kind == "notice" and update.fatal:
+                    raise PodwireError(f"{path}: {broken_off(update)}")
+    for update in decoder.finish():
+        if update.kind == "ended":
+            yield update.call, update.time_ns
+    for call in decoder.open_calls():
+        yield call, decoder.now_ns
+
+
+def _lines(found: list[Difference]) -> list[str]:
+    from tracer.output.escape import escape
+    from tracer.output.summary import method_name
+    from tracer.output.units import duration
+
+    lines: list[str] = []
+    before = ""
+    for each in found:
+        if each.what != before:
+            before = each.what
+            lines.append(TITLES[each.what])
+        name = f"{each.hop:<6} {method_name(each.service, each.method)}"
+        if each.what == "field":
+            lines.append(f"    {name} {escape(each.path)}")
+            lines += [f"      - {escape(value)}" for value in _shown(each.before)]
+            lines += [f"      + {escape(value)}" for value in _shown(each.after)]
+        elif each.what == "duration":
+            one, other = int(each.before[0]), int(each.after[0])
+            lines.append(f"    {name:<36} {duration(one)} → {duration(other)} ({other / max(one, 1):.1f} ×)")
+        else:
+            sign = " " if each.before and each.after else ("+" if each.after else "-")
+            none = "0" if each.what == "calls" else "none"
+            lines.append(f"  {sign} {name:<36} {', '.join(each.before) or none} → {', '.join(each.after) or none}")
+    return lines
+
+
+def _shown(values: tuple[str, ...]) -> list[str]:
+    more = [f"… {len(values) - SHOWN_VALUES} more"] if len(values) > SHOWN_VALUES else []
+    return [*values[:SHOWN_VALUES], *more]
+
+
+def _json_line(each: Difference) -> str:
+    from tracer.output.jsonlines import VERSION
+
+    shown: dict[str, object] = {
+        "v": VERSION,
+        "kind": "difference",
+        "what": each.what,
+        "hop": each.hop,
+        "service": each.service,
+        "method": each.method,
+    }
+    if each.path:
+        shown["path"] = each.path
+    return json.dumps(shown | {"before": each.before, "after": each.after}, separators=(",", ":"))

@@ -1,0 +1,244 @@
+"""`podwire export`: a capture, or a part of one, in another form."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
+
+from protos.errors import PodwireError
+from tracer.cli.decode import (
+    add_filter_option,
+    add_schema_options,
+    broken_off,
+    load_registry,
+    make_filter,
+    make_printer,
+    say_errors,
+    with_progress,
+)
+
+if TYPE_CHECKING:  # heavy: imported by run
+    from protos.registry import Registry
+    from tracer.calls import Call
+    from tracer.capture.flows import Flow
+    from tracer.export.select import Window
+
+FORMS = {"pcapng": ".pcapng", "pcap": ".pcap", "text": ".txt", "json": ".jsonl", "har": ".har"}
+HOPS = ("cri", "task", "events", "agent", "nri", "other")
+DESCRIPTION = """
+Write FILE, or a part of it, in another form: a capture (pcapng, pcap) of the connections and the time that are wanted,
+which stands alone, or their calls as text, JSON lines or a HAR document. With -Y a capture has the connections with
+calls that match, each from the start of the first such call to the end of the last: FILE is read twice then.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = subparsers.add_parser(
+        "export", help="write a part of a capture, or in another form", description=DESCRIPTION
+    )
+    parser.add_argument("file", metavar="FILE", help="the capture; - is stdin")
+    parser.add_argument(
+        "-o", dest="out", metavar="OUT", default="-", help="the file to write; - is stdout (the default)"
+    )
+    parser.add_argument(
+        "--to", choices=FORMS, help="the form; else what OUT's name says (.pcapng .pcap .txt .jsonl .har)"
+    )
+    parser.add_argument("--hop", action="append", choices=HOPS, default=[], help="connections of this hop alone")
+    when = "RFC 3339, or seconds from the first packet"
+    parser.add_argument("--since", metavar="TIME", type=_time, help=f"from this time on: {when}")
+    parser.add_argument("--until", metavar="TIME", type=_time, help="up to this time")
+    add_filter_option(parser)
+    parser.add_argument("--utc", action="store_true", help="text: times in UTC, not local")
+    parser.add_argument("-v", dest="verbose", action="count", default=0, help="text: the whole messages too")
+    add_schema_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write it. Returns 0. Raises PodwireError, for a file that breaks off once all before is written."""
+    form = args.to or next((form for form, end in FORMS.items() if args.out.endswith(end)), "")
+    if not form and args.out != "-":
+        raise PodwireError(f"{args.out}: its name does not say which form it is to have: --to")
+    form = form or "pcapng"
+    if (
+        args.out != "-"
+        and os.path.exists(args.out)
+        and os.path.exists(args.file)
+        and os.path.samefile(args.file, args.out)
+    ):
+        raise PodwireError("FILE and OUT are the same file")
+    registry = load_registry(args)
+    with _opened(args.out) as target:
+        if form in ("pcapng", "pcap"):
+            broken = _capture(args, form, registry, target)
+        else:
+            broken = _calls(args, form, registry, target)
+        target.flush()
+    if broken:
+        raise PodwireError(f"{args.file}: {broken}")
+    return 0
+
+
+def _capture(args: argparse.Namespace, form: str, registry: Registry, target: BinaryIO) -> str:
+    from tracer.capture.conversation import CaptureWriter
+    from tracer.capture.growing import open_recorded
+    from tracer.capture.packets import Packet
+    from tracer.export.pcap import PcapWriter
+    from tracer.export.select import Selection, Window
+
+    matching = None
+    if args.filter is not None:
+        if args.file == "-":
+            raise PodwireError("a capture of what matches needs FILE to be read twice: it cannot be a pipe")
+        matching = _matching(args, registry)
+    span: Window | None = None
+
+    def window(flow: Flow) -> Window | None:
+        if span is None or (args.hop and flow.hop not in args.hop):
+            return None
+        if matching is None:
+            return span
+        found = matching.get(flow.id)
+        if found is None:
+            return None
+        return Window(max(found.start_ns, span.start_ns), min(found.end_ns, span.end_ns))
+
+    write = target.write if form == "pcapng" else PcapWriter(target.write).write_blocks
+    selection = Selection(CaptureWriter(write), f"podwire export of {os.path.basename(args.file)}", window)
+    with open_recorded(args.file) as capture:
+        for item in with_progress(capture):
+            if span is None and isinstance(item, Packet):
+                span = _span(args, item.time_ns)
+            selection.feed(item)
+    selection.finish()
+    return next((f"{each.text} (at byte {each.offset})" for each in selection.notices if each.fatal), "")
+
+
+def _matching(args: argparse.Namespace, registry: Registry) -> dict[int, Window]:
+    """Return, by the number of its connection, when there are calls that match."""
+    from tracer.capture.growing import open_recorded
+    from tracer.export.select import FOREVER, Window
+    from tracer.pipeline import Decoder
+
+    filter = make_filter(args, registry)
+    assert filter is not None
+    found: dict[int, Window] = {}
+    decoder = Decoder()
+
+    def take(call: Call, end_ns: int) -> None:
+        if filter.wants(call, end_ns):
+            window = found.get(call.flow.id, Window(FOREVER, 0))
+            end_ns = FOREVER if call.end_ns is None else call.end_ns
+            found[call.flow.id] = Window(min(window.start_ns, call.start_ns), max(window.end_ns, end_ns))
+
+    with open_recorded(args.file) as capture:
+        for item in with_progress(capture):
+            for update in decoder.feed(item):
+                if update.kind == "ended":
+                    take(update.call, update.time_ns)
+    decoder.finish()
+    for call in decoder.open_calls():
+        take(call, decoder.now_ns)
+    say_errors(filter)
+    return found
+
+
+def _calls(args: argparse.Namespace, form: str, registry: Registry, target: BinaryIO) -> str:
+    from tracer.capture.growing import open_recorded
+    from tracer.capture.packets import Packet
+    from tracer.export.har import HarWriter
+    from tracer.pipeline import Decoder
+
+    filter = make_filter(args, registry)
+    span: Window | None = None
+
+    def wanted(call: Call, now_ns: int) -> bool:
+        if span is None or (args.hop and call.hop not in args.hop):
+            return False
+        if call.start_ns > span.end_ns or (call.end_ns or now_ns) < span.start_ns:
+            return False
+        return filter is None or filter.wants(call, now_ns)
+
+    def write(text: str) -> None:
+        target.write(text.encode("utf-8", "backslashreplace"))
+
+    har = HarWriter(write) if form == "har" else None
+    args.json = form != "text"
+    chosen: Callable[[Call, int], bool] | None = wanted
+    if filter is None and not args.hop and args.since is None and args.until is None:
+        chosen = None  # then what is no call is there too
+    stdout = cast("TextIO", _Written(write if har is None else har.take))
+    printer = make_printer(args, stdout, registry, chosen)
+    decoder = Decoder()
+    broken = ""
+    with open_recorded(args.file) as capture:
+        for item in with_progress(capture):
+            if span is None and isinstance(item, Packet):
+                span = _span(args, item.time_ns)
+            for update in decoder.feed(item):
+                printer.update(update)
+                if update.kind == "notice" and update.fatal:
+                    broken = broken_off(update)
+    for update in decoder.finish():
+        printer.update(update)
+    printer.finish(decoder.now_ns)
+    if har is not None:
+        har.finish()
+    say_errors(filter)
+    return broken
+
+
+class _Written:
+    """What a printer needs of a text file."""
+
+    encoding = "utf-8"
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self.write = write
+
+    def isatty(self) -> bool:
+        return False
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    if path == "-":
+        if sys.stdout.isatty():
+            raise PodwireError("a terminal is no place for a capture: -o FILE, or a pipe")
+        yield sys.stdout.buffer
+        return
+    try:
+        with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as target:
+            yield target
+    except OSError as error:
+        if error.filename != path:
+            raise
+        raise PodwireError(f"{path}: cannot be written: {(error.strerror or '').lower()}") from error
+
+
+def _time(text: str) -> float | datetime:
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a time (RFC 3339) nor a number of seconds") from None
+
+
+def _span(args: argparse.Namespace, first_ns: int) -> Window:
+    from tracer.export.select import FOREVER, Window
+
+    def of(when: float | datetime) -> int:
+        if isinstance(when, datetime):
+            return int(when.timestamp()) * 1_000_000_000 + when.microsecond * 1000
+        return first_ns + round(when * 1e9)
+
+    start = 0 if args.since is None else of(args.since)
+    return Window(start, FOREVER if args.until is None else of(args.until))
