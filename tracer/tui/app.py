@@ -632,7 +632,10 @@ class PodwireApp(App[str], inherit_bindings=False):
 
     def _find(self, wanted: Question, *, forward: bool = True) -> None:
         before = self.view.cursor
-        if not self.view.find(wanted, forward=forward):
+        self._found(before, self.view.find(wanted, forward=forward), forward=forward)
+
+    def _found(self, before: int, found: bool, *, forward: bool) -> None:
+        if not found:
             self.say(BELL_WORDS)
         elif (self.view.cursor < before) == forward and self.view.cursor != before:
             self.say("round the end of what is shown")
@@ -651,10 +654,10 @@ class PodwireApp(App[str], inherit_bindings=False):
             self._find(self._search, forward=False)
 
     def do_next_error(self) -> None:
-        self._find(self.view.is_error(self.now_ns()))
+        self._found(self.view.cursor, self.view.find_trouble(self.now_ns()), forward=True)
 
     def do_previous_error(self) -> None:
-        self._find(self.view.is_error(self.now_ns()), forward=False)
+        self._found(self.view.cursor, self.view.find_trouble(self.now_ns(), forward=False), forward=False)
 
     def _find_same(self, of: str, *, forward: bool) -> None:
         row = self.view.current

@@ -6,7 +6,9 @@ read from the capture again, from the place that it names (`tracer.tui.loader`).
 
 from __future__ import annotations
 
+import re
 from array import array
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -114,6 +116,8 @@ COLUMNS = (
     ("stream", "I"),
 )
 """Names and types of the columns; `length` is -1 without an end. 40 bytes a row."""
+_CODE, _FLAGS = 4, 5
+_NOT_ZERO = re.compile(rb"[^\0]", re.DOTALL)
 
 
 @dataclass(slots=True, eq=False)
@@ -136,6 +140,8 @@ class Rows:
     places: list[Place] = field(default_factory=list)
     findings: list[tuple[int, str]] = field(default_factory=list)
     lost: int = 0
+    troubles: list[int] = field(default_factory=list)
+    """Rows that failed or have a gap, sorted: among a million, the next one is found at once."""
     open: dict[int, int | None] = field(default_factory=dict)
     """Rows without an end, oldest first, each with its deadline."""
     read: int = 0
@@ -160,6 +166,14 @@ class Rows:
         self.lost = batch.lost
         self.read, self.total, self.now_ns = batch.read, batch.size, batch.now_ns
         self.complete, self.broken = batch.complete, batch.broken
+        codes, bits = batch.columns[_CODE], batch.columns[_FLAGS]
+        for found in _NOT_ZERO.finditer(codes):
+            if codes[found.start()] != OPEN:
+                self._note_trouble(first + found.start())
+        if any(bits):
+            for at, each in enumerate(bits):
+                if each & GAP:
+                    self._note_trouble(first + at)
         lengths = self.length
         self.open.update({row: None for row in range(first, len(self)) if lengths[row] < 0})
         self.open.update(batch.deadlines)
@@ -174,7 +188,14 @@ class Rows:
             )
             if length >= 0:
                 self.open.pop(row, None)
+                self._note_trouble(row)
         return [change.row for change in batch.changes]
+
+    def _note_trouble(self, row: int) -> None:
+        if sign(self.code[row], self.flags[row]) in (look.FAILED, look.GAP):
+            at = bisect_left(self.troubles, row)
+            if at == len(self.troubles) or self.troubles[at] != row:
+                self.troubles.insert(at, row)
 
     def open_at(self, row: int, now_ns: int) -> bool:
         """Whether a call had no end at a time."""

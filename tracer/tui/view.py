@@ -167,6 +167,23 @@ class View:
                 return True
         return False
 
+    def find_trouble(self, now_ns: int, *, forward: bool = True) -> bool:
+        """Move to the next failure or gap, going round; whether there is one."""
+        wanted = self.is_error(now_ns)
+        if self.reverse or self.sort != "time":
+            return self.find(wanted, forward=forward)
+        current, troubles = self.current, self.rows.troubles
+        if current is None:
+            return False
+        at = bisect_right(troubles, current) if forward else bisect_left(troubles, current)
+        around = troubles[at:] + troubles[:at] if forward else (troubles[at:] + troubles[:at])[::-1]
+        for row in around:
+            position = self.position_of(row)
+            if self.row(position) == row and wanted(row):
+                self.cursor = position
+                return True
+        return False
+
     def is_error(self, now_ns: int) -> Question:
         """Whether a row is a failure or has a gap."""
         return lambda row: self.rows.sign(row, now_ns) in (look.FAILED, look.GAP)

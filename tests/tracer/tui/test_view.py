@@ -107,3 +107,21 @@ def test_finding_goes_round_both_ways() -> None:
     assert view.current == 6
     assert not view.find(lambda row: False)
     assert view.current == 6
+
+
+def test_the_next_trouble_is_found_without_looking_at_each_row() -> None:
+    rows = rows_of(9)
+    rows.troubles = [0, 3, 6]
+    view = View(rows)
+    seen = []
+    for _ in range(4):
+        assert view.find_trouble(START + 1_000_000)
+        seen.append(view.current)
+    assert seen == [3, 6, 0, 3]
+    assert view.find_trouble(START + 1_000_000, forward=False)
+    assert view.current == 0
+    assert view.find_trouble(START + 1_000_000, forward=False)
+    assert view.current == 6
+    view.narrow(lambda row: row != 0 and row < 6)
+    assert view.find_trouble(START + 1_000_000)
+    assert view.current == 3
