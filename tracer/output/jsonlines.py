@@ -21,6 +21,7 @@ from tracer.output.codes import reset_name, status_name
 from tracer.output.fields import EVENT_CARRIERS, EVENT_ID_PATHS, ID_PATHS
 from tracer.output.summary import said_twice
 from tracer.output.units import Stamps
+from tracer.story.place import Place
 
 VERSION = 1
 STATUS_TYPE = "google.rpc.Status"
@@ -131,6 +132,8 @@ class JsonPrinter:
             pieces.append('"gap":true')
         if call.note:
             pieces.append(f'"note":{_quote(call.note)}')
+        if call.place is not None:
+            pieces += _place(call.place)
         if call.metadata:
             pieces.append(f'"metadata":{self._metadata(call.metadata)}')
         if call.response_metadata:
@@ -285,6 +288,37 @@ def _endpoint(endpoint: Endpoint) -> JSONObject:
     if endpoint.unit:
         shown["unit"] = endpoint.unit
     return shown
+
+
+def _place(place: Place) -> list[str]:
+    """What is known of a call's pod, container and exec by now, of its parent and its children."""
+    pieces = []
+    pod, container = place.pod, place.container
+    if pod is not None:
+        names = [("id", pod.id), ("namespace", pod.namespace), ("name", pod.name), ("uid", pod.uid)]
+        pieces.append(_named("pod", names, pod.attempt))
+    if container is not None:
+        pieces.append(_named("container", [("id", container.id), ("name", container.name)], container.attempt))
+    if place.exec_id:
+        pieces.append(f'"exec":{_quote(place.exec_id)}')
+    image = place.image or (container.image if container is not None else "")
+    if image:
+        pieces.append(f'"image":{_quote(image)}')
+    if place.parent is not None:
+        pieces.append(f'"parent":{{"call":{place.parent.number},"how":"{place.how}"}}')
+        if place.outlives():
+            pieces.append('"outlives_parent":true')
+    if place.children:
+        children = ",".join([f'{{"call":{number},"how":"{how}"}}' for number, how in place.children])
+        pieces.append(f'"children":[{children}]')
+    return pieces
+
+
+def _named(what: str, names: list[tuple[str, str]], attempt: int | None) -> str:
+    inner = [f'"{key}":{_quote(value)}' for key, value in names if value]
+    if attempt is not None:
+        inner.append(f'"attempt":{attempt}')
+    return f'"{what}":{{{",".join(inner)}}}'
 
 
 def _base64(data: bytes) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dissectors.events import CallMetadata, Malformed, Skipped
+from dissectors.events import CallMetadata, Event, Malformed, Skipped
 from dissectors.render import Renderer
 from protos.registry import Registry
 from tests.tracer.made import (
@@ -29,7 +29,9 @@ from tests.tracer.made import (
     reset,
 )
 from tracer.calls import Finding
+from tracer.capture.flows import Flow
 from tracer.output.jsonlines import KEPT_BODIES, JsonPrinter
+from tracer.story.correlate import Correlator
 
 if TYPE_CHECKING:
     from tests.tracer.output.conftest import Make
@@ -74,6 +76,29 @@ def tell_everything(printed: Printed, make: Make) -> None:
     printed.json.finish()
 
 
+def tell_of_a_container(printed: Printed, make: Make) -> None:
+    """A start with a call that it causes, and may wait longer, of a container that is known by names."""
+    correlator = Correlator(Registry.bundled())
+
+    def at(after_ms: float, *events: Event, flow: Flow = FLOW) -> None:
+        for update in printed.tracker.feed(flow, "grpc", START + int(after_ms * MS), list(events)):
+            correlator.update(update)
+            printed.json.update(update)
+
+    task = made_flow(2, "task", socket="/run/containerd/s/1")
+    pod = {"metadata": {"name": "web", "namespace": "shop", "uid": "u", "attempt": 1}}
+    config = {"metadata": {"name": "main"}, "image": {"image": "busybox:1"}}
+    create = {"pod_sandbox_id": POD, "config": config, "sandbox_config": pod}
+    asked = make("runtime.v1.CreateContainerRequest", create)
+    answered = make("runtime.v1.CreateContainerResponse", {"container_id": "c1"})
+    at(20, opened(21, "CreateContainer"), message(21, REQUEST, asked), message(21, RESPONSE, answered), ended(21))
+    asked = make("runtime.v1.ExecSyncRequest", {"container_id": "c1"})
+    at(21, opened(23, "ExecSync", timeout_ns=SECOND), message(23, REQUEST, asked))
+    execs = make("containerd.task.v3.ExecProcessRequest", {"id": "c1", "exec_id": "e1"})
+    at(22, opened(1, "Exec", TASK), message(1, REQUEST, execs), ended(1), flow=task)
+    at(23, ended(23))
+
+
 def documented() -> dict[str, dict[str, bool]]:
     """Keys by the heading of their table in docs/json.md; True: always there."""
     tables: dict[str, dict[str, bool]] = {}
@@ -100,6 +125,8 @@ def produced(objects: list[dict[str, Any]]) -> dict[str, list[set[str]]]:
         see("call" if shown["kind"] == "call" else "gap, malformed, notice", rest)
         see("status", shown.get("status"))
         see("reset", shown.get("reset"))
+        see("pod, container", shown.get("pod"))
+        see("pod, container", shown.get("container"))
         see("client, server", shown.get("client"))
         see("client, server", shown.get("server"))
         for each in shown.get("messages", ()):
@@ -114,9 +141,10 @@ def test_every_key_is_documented_and_every_documented_key_is_produced(
     printed.at(0, opened(1, "Configure", "nri.Plugin"), Malformed(REQUEST, 8, "no frame", b"?", 1), flow=inside)
     printed.json.update(Finding("notice", START, "log", FLOW, RESPONSE, 5, 4, text="line"))
     tell_everything(printed, make)
+    tell_of_a_container(printed, make)
     tables = documented()
     stuck = set(tables.pop("podwire stuck --json"))
-    assert stuck == {"age_ns", "meant_to_wait", "deadline_left_ns"}
+    assert stuck == {"age_ns", "meant_to_wait", "deadline_left_ns", "innermost"}
     del (
         tables["podwire status --json"],
         tables["podwire stats --json"],
@@ -124,6 +152,8 @@ def test_every_key_is_documented_and_every_documented_key_is_produced(
         tables["connection"],
         tables["message of a stream"],
     )  # held by their own tests
+    del tables["podwire pods --json"], tables["container of a pod"], tables["failure"]  # held by its own test
+    assert set(tables.pop("how")) == {"how", "trace", "identity", "time"}
     unmasked = Printed(registry, show_secrets=True)
     tell_everything(unmasked, make)
     seen = produced(printed.objects() + unmasked.objects())
