@@ -11,7 +11,6 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from protos.errors import PodwireError
 from tracer.calls import Call, CallUpdate
@@ -20,18 +19,7 @@ from tracer.capture.reader import CaptureFile
 from tracer.filtering import Filter
 from tracer.pipeline import Decoder
 from tracer.tui.indexer import BATCH_S, arguments, load_registry, open_as_told, while_open
-
-
-class Matched(NamedTuple):
-    """What has changed."""
-
-    wanted: list[int]
-    """Rows."""
-    unwanted: list[int]
-    """Rows that were wanted before, and are not any more."""
-    errors: int
-    """Calls of which the filter could not tell, so far."""
-    complete: bool
+from tracer.tui.rows import Matched
 
 
 def matched(

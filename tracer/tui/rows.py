@@ -103,6 +103,18 @@ class Batch(NamedTuple):
     """Why the capture could not be read to its end, or nothing."""
 
 
+class Matched(NamedTuple):
+    """What a filter has found since the one before. It is here since a module that is run cannot give out its types."""
+
+    wanted: list[int]
+    """Rows."""
+    unwanted: list[int]
+    """Rows that were wanted before, and are not any more."""
+    errors: int
+    """Calls of which the filter could not tell, so far."""
+    complete: bool
+
+
 COLUMNS = (
     ("start", "q"),
     ("length", "q"),

@@ -10,12 +10,9 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
-from tracer.tui.rows import Batch
-
-if TYPE_CHECKING:  # brings the filter language
-    from tracer.tui.matcher import Matched
+from tracer.tui.rows import Batch, Matched
 
 BEHIND = 64
 """Batches that may lie unread: the indexer waits when the screen is so far behind."""
@@ -78,7 +75,7 @@ class Child:
                 self._room.acquire()
                 complete = told.complete
                 self._told.append(told)
-        except (EOFError, OSError, pickle.UnpicklingError):
+        except (EOFError, OSError, pickle.UnpicklingError, AttributeError):
             if not complete:
                 self._error = "the process that reads the capture was killed: what it had read is shown"
         finally:
