@@ -41,6 +41,7 @@ verify: $(VENV)/.dev    ## read the demo and every capture in captures/ with tsh
 bench: $(VENV)/.dev    ## ratios to a peer, each kind in one run
 	$(BIN)/python -m tests.bench decode
 	$(BIN)/python -m tests.bench relay
+	$(BIN)/python -m tests.bench tui
 
 fuzz: $(VENV)/.dev    ## a minute of mutated connections through the dissectors, 10,000 through the Lua one
 	$(BIN)/python -m tests.fuzz.fuzz 60

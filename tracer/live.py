@@ -77,6 +77,9 @@ class Live:
     """It ended in another way than by being told to."""
     draining: int = 0
     """Connections open when the paths were given back, which the relay goes on forwarding."""
+    screen: bool = False
+    """Whoever shows it is a screen, which stays when the trace has come to its limit, and goes at the first signal."""
+    signalled: bool = False
     _started: bool = False
     _gone: bool = False
     _worker: int = 0
@@ -145,6 +148,11 @@ class Live:
     def _tell_to_leave(self) -> None:
         with suppress(OSError):  # it may be gone
             self.control.send(b"leave")
+
+    def hear(self) -> bool:
+        """Take one message of the relay, for who waits on `control` himself; whether there can be more."""
+        self._hear()
+        return not self._gone
 
     def packets(self) -> Iterator[list[Packet | Notice]]:
         """What the capture file gets, in batches, until it is complete; an empty batch at least every half second."""
@@ -318,8 +326,9 @@ class Live:
 
     def _signalled(self, _number: int, _frame: object) -> None:
         """The paths are given back at once, even while stdout is blocked; a second signal breaks that off too."""
-        if self._left:
+        if self._left and (self.signalled or not self.screen):
             raise KeyboardInterrupt
+        self.signalled = True
         self.leave()
 
     @contextmanager

@@ -60,6 +60,11 @@ class GrowingCapture:
         self._before = 0
 
     @property
+    def file(self) -> CaptureFile:
+        """The one that is being read."""
+        return self._file
+
+    @property
     def position(self) -> int:
         """Bytes read so far."""
         return self._before + self._file.position

@@ -100,6 +100,20 @@ class CaptureFile:
             return []
         return self._read()
 
+    @property
+    def seekable(self) -> bool:
+        """`go_on` may be used: what was read is a file itself, not what is compressed in one."""
+        return self._regular and self._gzip is None
+
+    def state(self) -> tuple[PcapReader | PcapngReader | None, int]:
+        """What `go_on` needs; good until the next read. Only where `seekable`, or nothing was given out yet."""
+        return (None, 0) if self._found else (self._reader, self.position)
+
+    def go_on(self, reader: PcapReader | PcapngReader | None, position: int) -> None:
+        """Read on where another one of this file was."""
+        self._reader, self._found, self._head, self.position = reader, [], b"", position
+        os.lseek(self._descriptor, position, os.SEEK_SET)
+
     def finish(self) -> list[Notice]:
         """Tell that no more will be read; return notices of what is cut."""
         if self._finished:

@@ -10,11 +10,13 @@ import sys
 from importlib import import_module
 
 COMMANDS = {
-    "trace": "get between runtime and clients, print each call as it happens, record a pcapng",
+    "trace": "get between runtime and clients, show each call as it happens, record a pcapng",
     "status": "list the sessions that run or drain: sockets, connections, capture, gaps, health",
-    "attach": "print the calls of a session that records in the background",
+    "attach": "show the calls of a session that records in the background",
     "stop": "end a session; what is open goes on through its relay",
     "decode": "print the calls of a capture file",
+    "open": "look at a capture file on the screen: calls, messages, bytes",
+    "replay": "play a capture file on the screen, at its speed or another",
     "grep": "print the calls of a capture file that match an expression",
     "stuck": "list the calls without an answer, of a running trace or of a capture file",
     "pods": "list the pods and containers seen: state, start-up by phase, failures",

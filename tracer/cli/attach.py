@@ -24,7 +24,8 @@ _LOOK_AGAIN_S = 0.25
 """The capture is looked at when it changes, the session so often."""
 
 DESCRIPTION = """
-Print the calls of a running session as they end, from now on. What its capture has already is read for context, and
+Show the calls of a running session: on a terminal on the screen (? shows its keys; --text prints lines), elsewhere
+as lines, as they end, from now on. What its capture has already is read for context, and
 printed with --from-start. Ctrl-C ends this command alone: the session goes on (podwire stop ends it). Exit status: 0; 1
 if the session ended and its capture is not complete; 2 for a mistake.
 """
@@ -49,6 +50,13 @@ def run(args: argparse.Namespace) -> int:
     if args.session is None:
         alive = [each for each in alive if each.recording]
     session = sessions.choose(alive, args.session)
+    if wants_screen(args):
+        from tracer.cli.open import show
+        from tracer.tui.session import AttachedSession
+
+        show(args, session.capture, AttachedSession(session, session_lines_now))
+        say(f"podwire {session.pid} goes on: podwire stop {session.pid} ends it")
+        return 0
     with open_growing(session.capture, oldest=args.from_start) as file:
         following = Following(session, file)
         printer = make_printer(args, sys.stdout, registry, None if filter is None else filter.wants)
@@ -65,6 +73,20 @@ def run(args: argparse.Namespace) -> int:
         return 1
     say(f"podwire {session.pid} records no more; its capture is {session.capture}")
     return 0
+
+
+def wants_screen(args: argparse.Namespace) -> bool:
+    """Whether calls go onto the screen: on a terminal, unless lines are asked for."""
+    from tracer.cli.open import on_terminal
+
+    return not (args.text or args.json or args.verbose) and on_terminal()
+
+
+def session_lines_now(session: Session) -> list[str]:
+    """What `podwire status` says of a session now."""
+    from tracer.cli.status import session_lines
+
+    return session_lines(session, time.time_ns())
 
 
 class Following:

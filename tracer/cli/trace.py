@@ -41,9 +41,10 @@ _STDOUT_S = 1.0
 """At the end, `-w -` has so long to be read out."""
 
 DESCRIPTION = """
-Put a relay between the sockets' clients and servers, record what passes, and print each call as it ends. Ctrl-C gives
-every path back and finishes the file; connections that are open then go on through the relay, unrecorded, until they
-end (`draining`). Exit status: 0; 1 if the capture is not complete; 2 for a mistake, with one line that says which.
+Put a relay between the sockets' clients and servers, record what passes, and show the calls: on a terminal on the
+screen (? shows its keys; --text prints lines instead), elsewhere as a line each as it ends. Ctrl-C gives every path
+back and finishes the file; connections that are open then go on through the relay, unrecorded, until they end
+(`draining`). Exit status: 0; 1 if the capture is not complete; 2 for a mistake, with one line that says which.
 """
 
 
@@ -169,9 +170,9 @@ def run(args: argparse.Namespace) -> int:
     from tracer import discover
     from tracer.capture.recorder import Limits
     from tracer.capture.room import FOREGROUND, background
+    from tracer.cli.attach import wants_screen
     from tracer.live import Live, Options, spool_folder
     from tracer.pipeline import Decoder
-    from tracer.sessions import draining_text
 
     if args.detach:
         _check_detach(args)
@@ -195,7 +196,14 @@ def run(args: argparse.Namespace) -> int:
     limits, bundles = Limits(args.c, most, floor), not args.no_bundle
     options = Options(targets, limits, stops.get("duration", 0.0), args.force, ring, args.i, bundles)
     out = None if args.w == "-" and not args.P else (sys.stderr if args.w == "-" else sys.stdout)
-    live = Live(options, capture, say, {})
+    screen = args.w != "-" and not args.detach and not args.calls and wants_screen(args)
+    said: list[str] = []
+
+    def tell(text: str) -> None:
+        said.append(text)
+        say(text)
+
+    live = Live(options, capture, tell, {})
     for target in targets:
         path = discover.target_path(target)
         if target.name:
@@ -203,9 +211,9 @@ def run(args: argparse.Namespace) -> int:
     for each in old:
         live.when_taken[each.path] = functools.partial(_reopen, each)
     if args.i:
-        say(f"agent {args.i}: tracing AF_VSOCK")
+        tell(f"agent {args.i}: tracing AF_VSOCK")
     for line in _folders(targets):
-        say(line)
+        tell(line)
     detached = False
     if named:
         say(f"{args.w} will hold environment, credentials and command lines (podwire redact masks them in a copy)")
@@ -216,11 +224,18 @@ def run(args: argparse.Namespace) -> int:
                 detached = True
                 say(_how_to_go_on(live.session, capture))
                 return 0
-            copy = CopyOut(ring, sys.stdout.fileno()) if args.w == "-" and ring is not None else None
-            wanted = None if filter is None else filter.wants
-            shown = None if out is None else Shown(make_printer(args, out, registry, wanted), out, args.calls)
-            _follow(live, Decoder(), shown, copy)
-            say_errors(filter)
+            copy = None
+            if screen:
+                if _show(args, live, said, capture, bounded=not named or bool(args.b)):
+                    detached = True
+                    say(_how_to_go_on(live.session, capture))
+                    return 0
+            else:
+                copy = CopyOut(ring, sys.stdout.fileno()) if args.w == "-" and ring is not None else None
+                wanted = None if filter is None else filter.wants
+                shown = None if out is None else Shown(make_printer(args, out, registry, wanted), out, args.calls)
+                _follow(live, Decoder(), shown, copy)
+                say_errors(filter)
         if copy is not None:
             lost = copy.finish(_STDOUT_S)
             if lost:
@@ -230,11 +245,34 @@ def run(args: argparse.Namespace) -> int:
             for _, path in ring.list():
                 with suppress(FileNotFoundError):  # another trace that started meanwhile may have removed it
                     os.unlink(path)
+    return _ended(live)
+
+
+def _ended(live: Live) -> int:
+    """Say what is left of a trace; return its exit status. Raises PodwireError."""
+    from tracer.sessions import draining_text
+
     if live.vanished:
         raise PodwireError(f"{live.vanished}: the folder was removed, nothing is left to trace")
     if live.draining:
         say(draining_text(live.draining))
     return 1 if live.failed else 0
+
+
+def _show(args: argparse.Namespace, live: Live, said: list[str], capture: str, *, bounded: bool) -> bool:
+    """Show a trace on the screen until that is left; whether it goes on in the background."""
+    from tracer.cli.attach import session_lines_now
+    from tracer.cli.open import show
+    from tracer.tui.session import LiveSession
+
+    behind = LiveSession(live, said, session_lines_now, bounded=bounded)
+    try:
+        how = show(args, capture, behind)
+    finally:
+        live.say = say
+        for line in behind.said_meanwhile():
+            say(line)
+    return how == "detach" and live.detach()
 
 
 def _to_reopen(targets: list[Target], name: str, *, yes: bool) -> list[Old]:

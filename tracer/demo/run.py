@@ -75,7 +75,7 @@ def run_demo(capture: str, options: Sequence[str], pause_s: float = PAUSE_S) -> 
     with socket_folder() as folder, stand_in(folder):
         sockets = [folder / "containerd.sock", folder / "containerd.sock.ttrpc"]
         inodes = [path.stat().st_ino for path in sockets]
-        command = trace_command(folder, capture, [*options, "-a", f"duration:{LIMIT_S}"])
+        command = trace_command(folder, capture, [*(options or ["--text"]), "-a", f"duration:{LIMIT_S}"])
         trace = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
         client = None
         told = 0

@@ -1,0 +1,92 @@
+"""A screen without a terminal: keys go in, the text that would be seen comes out. Nothing here waits for a clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from textual.pilot import Pilot
+
+from protos.registry import Registry
+from tracer.tui.app import PodwireApp, Setup
+from tracer.tui.session import Behind, NothingBehind
+from tracer.tui.source import Source, WholeMatches, WholeSource
+
+CAPTURES = Path(__file__).parents[3] / "captures"
+POD = CAPTURES / "own16-pod.pcapng.gz"
+EDGE = CAPTURES / "ctrd2-edge.pcapng.gz"
+
+
+class Screen:
+    """An app that runs, and what it shows."""
+
+    def __init__(self, app: PodwireApp, pilot: Pilot[str]) -> None:
+        self.app, self.pilot = app, pilot
+
+    async def press(self, *keys: str) -> None:
+        """Press keys; wait until all that they set off is done."""
+        for key in keys:
+            await self.pilot.press(key)
+            await self.app.workers.wait_for_complete()
+            await self.pilot.pause()
+
+    async def type(self, text: str) -> None:
+        """Type words, and enter."""
+        await self.pilot.press(*["space" if character == " " else character for character in text], "enter")
+        await self.app.workers.wait_for_complete()
+        await self.pilot.pause()
+
+    @property
+    def lines(self) -> list[str]:
+        """The screen, a line each."""
+        strips = self.app.screen._compositor.render_strips()
+        return ["".join(segment.text for segment in strip).rstrip() for strip in strips]
+
+    @property
+    def text(self) -> str:
+        """The screen."""
+        return "\n".join(self.lines) + "\n"
+
+    @property
+    def status(self) -> str:
+        """The line above the last."""
+        return self.lines[-2]
+
+    @property
+    def footer(self) -> str:
+        """The last line."""
+        return self.lines[-1]
+
+    @property
+    def row(self) -> int | None:
+        """The row under the cursor."""
+        return self.app.view.current
+
+
+def run(
+    play: Callable[[Screen], Awaitable[None]],
+    capture: Path = POD,
+    *,
+    size: tuple[int, int] = (100, 30),
+    source: Source | None = None,
+    behind: Behind | None = None,
+    **setup: Any,
+) -> PodwireApp:
+    """Open a capture, let `play` use it, close it."""
+    source = source or WholeSource(str(capture))
+    path = str(capture)
+    setup = {"utc": True, "match": lambda text: WholeMatches(path, text), **setup}
+    app = PodwireApp(Setup(source, behind or NothingBehind(path), Registry.bundled(), path, **setup))
+
+    async def runs() -> None:
+        async with app.run_test(size=size) as pilot:
+            await pilot.pause()
+            await play(Screen(app, pilot))
+
+    try:
+        asyncio.run(runs())
+    finally:
+        source.close()
+    return app

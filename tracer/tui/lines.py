@@ -1,0 +1,64 @@
+"""A pane of lines with a cursor: the detail's tabs, help, numbers, findings. It draws what is visible and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from textual.events import Click
+from textual.geometry import Size
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from tracer.tui.paint import CURSOR, PLAIN, Paint, Span
+
+
+class Line(NamedTuple):
+    """One line, and what it stands for."""
+
+    spans: tuple[Span, ...]
+    target: object = None
+    """What `enter` on it leads to."""
+
+
+class Lines(ScrollView, can_focus=True, inherit_bindings=False):
+    """The pane."""
+
+    def __init__(self, paint: Paint, *, id: str) -> None:
+        super().__init__(id=id)
+        self._paint = paint
+        self.lines: Sequence[Line] = ()
+        self.cursor = 0
+
+    def show(self, lines: Sequence[Line], *, cursor: int | None = None) -> None:
+        """Show other lines; the cursor stays where it was unless told."""
+        self.lines = lines
+        self.virtual_size = Size(0, len(lines))
+        self.move_to(self.cursor if cursor is None else cursor)
+        self.refresh()
+
+    @property
+    def current(self) -> Line | None:
+        """The line under the cursor."""
+        return self.lines[self.cursor] if self.cursor < len(self.lines) else None
+
+    def move_to(self, line: int) -> None:
+        """Put the cursor on a line, and that on the screen."""
+        self.cursor = max(0, min(line, len(self.lines) - 1))
+        height = max(1, self.size.height)
+        top = int(self.scroll_offset.y)
+        if not top <= self.cursor < top + height:
+            at = self.cursor if self.cursor < top else self.cursor - height + 1
+            self.scroll_to(y=at, animate=False, immediate=True)
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        at = y + int(self.scroll_offset.y)
+        width = self.size.width
+        if at >= len(self.lines):
+            return Strip.blank(width)
+        over = CURSOR if at == self.cursor and self.has_focus else PLAIN
+        return self._paint.strip(self.lines[at].spans, width, over=over)
+
+    def on_click(self, event: Click) -> None:
+        self.move_to(event.y + int(self.scroll_offset.y))

@@ -1,0 +1,256 @@
+"""Every call of a capture as a row of numbers: 40 bytes each, so that a million of them fit beside a screen.
+
+In: batches, as the indexer makes them. Out: what a list, a sort or a sum needs of a call. What a row does not hold is
+read from the capture again, from the place that it names (`tracer.tui.loader`).
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tracer.calls import Call, State
+from tracer.output import look
+from tracer.output.codes import STATUS
+from tracer.output.fields import EXPECTED_FAILURES
+from tracer.waiting import meant_to_wait
+
+OPEN, CANCELLED, RESET, CUT, NO_STATUS, OTHER_CODE = 200, 201, 202, 203, 204, 199
+"""What stands in the column `code` where it is no gRPC status."""
+_NAMES = {
+    OPEN: "open",
+    CANCELLED: "cancelled",
+    RESET: "reset",
+    CUT: "cut",
+    NO_STATUS: "ended",
+    OTHER_CODE: "other code",
+}
+
+GAP, WAITS, EXPECTED, BEFORE = 1, 2, 4, 8
+"""Bits of the column `flags`: bytes are missing; it is meant to wait; its failure is an ordinary answer; its start was
+before the capture."""
+
+MOST = (1 << 32) - 1
+"""The largest number in a column of four bytes; a size above it is shown as this."""
+
+
+class Kind(NamedTuple):
+    """A method on a hop."""
+
+    hop: str
+    service: str
+    method: str
+    name: str
+    """As lines show it, an event by its topic; escaped."""
+
+
+class Place(NamedTuple):
+    """Where reading can begin again: a file, and where the state of its reader lies in the file of states."""
+
+    path: str
+    offset: int
+    length: int
+
+
+class Ends(NamedTuple):
+    """The two ends of a connection, as its packets name them."""
+
+    client: str
+    client_port: int
+    server: str
+    server_port: int
+
+
+class Change(NamedTuple):
+    """What became of a row that an earlier batch brought."""
+
+    row: int
+    length: int
+    kind: int
+    ident: int
+    code: int
+    flags: int
+    size: int
+
+
+class Batch(NamedTuple):
+    """What was read since the one before."""
+
+    columns: tuple[bytes, ...]
+    """New rows: each column's bytes, in the order of COLUMNS."""
+    changes: list[Change]
+    kinds: list[Kind]
+    idents: list[str]
+    flows: list[tuple[int, Ends]]
+    places: list[Place]
+    findings: list[tuple[int, str]]
+    """Time and line of each; escaped."""
+    lost: int
+    """Findings that are gaps, in all."""
+    deadlines: list[tuple[int, int]]
+    """Row and time, of new rows without an end."""
+    read: int
+    """Bytes of the capture that were read, of `size`."""
+    size: int
+    now_ns: int
+    """Time of the newest packet."""
+    complete: bool
+    """No more comes."""
+    broken: str
+    """Why the capture could not be read to its end, or nothing."""
+
+
+class Matched(NamedTuple):
+    """What a filter has found since the one before. It is here since a module that is run cannot give out its types."""
+
+    wanted: list[int]
+    """Rows."""
+    unwanted: list[int]
+    """Rows that were wanted before, and are not any more."""
+    errors: int
+    """Calls of which the filter could not tell, so far."""
+    complete: bool
+
+
+COLUMNS = (
+    ("start", "q"),
+    ("length", "q"),
+    ("kind", "H"),
+    ("ident", "I"),
+    ("code", "B"),
+    ("flags", "B"),
+    ("size", "I"),
+    ("place", "I"),
+    ("flow", "I"),
+    ("stream", "I"),
+)
+"""Names and types of the columns; `length` is -1 without an end. 40 bytes a row."""
+_CODE, _FLAGS = 4, 5
+_NOT_ZERO = re.compile(rb"[^\0]", re.DOTALL)
+
+
+@dataclass(slots=True, eq=False)
+class Rows:
+    """The index. Row n is the call with the number n + 1."""
+
+    start: array[int] = field(default_factory=lambda: array("q"))
+    length: array[int] = field(default_factory=lambda: array("q"))
+    kind: array[int] = field(default_factory=lambda: array("H"))
+    ident: array[int] = field(default_factory=lambda: array("I"))
+    code: array[int] = field(default_factory=lambda: array("B"))
+    flags: array[int] = field(default_factory=lambda: array("B"))
+    size: array[int] = field(default_factory=lambda: array("I"))
+    place: array[int] = field(default_factory=lambda: array("I"))
+    flow: array[int] = field(default_factory=lambda: array("I"))
+    stream: array[int] = field(default_factory=lambda: array("I"))
+    kinds: list[Kind] = field(default_factory=list)
+    idents: list[str] = field(default_factory=list)
+    flows: dict[int, Ends] = field(default_factory=dict)
+    places: list[Place] = field(default_factory=list)
+    findings: list[tuple[int, str]] = field(default_factory=list)
+    lost: int = 0
+    troubles: list[int] = field(default_factory=list)
+    """Rows that failed or have a gap, sorted: among a million, the next one is found at once."""
+    open: dict[int, int | None] = field(default_factory=dict)
+    """Rows without an end, oldest first, each with its deadline."""
+    read: int = 0
+    total: int = 0
+    now_ns: int = 0
+    complete: bool = False
+    broken: str = ""
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def add(self, batch: Batch) -> list[int]:
+        """Take a batch; return the older rows that it changed."""
+        first = len(self)
+        for (name, _), data in zip(COLUMNS, batch.columns, strict=True):
+            getattr(self, name).frombytes(data)
+        self.kinds += batch.kinds
+        self.idents += batch.idents
+        self.flows.update(batch.flows)
+        self.places += batch.places
+        self.findings += batch.findings
+        self.lost = batch.lost
+        self.read, self.total, self.now_ns = batch.read, batch.size, batch.now_ns
+        self.complete, self.broken = batch.complete, batch.broken
+        codes, bits = batch.columns[_CODE], batch.columns[_FLAGS]
+        for found in _NOT_ZERO.finditer(codes):
+            if codes[found.start()] != OPEN:
+                self._note_trouble(first + found.start())
+        if any(bits):
+            for at, each in enumerate(bits):
+                if each & GAP:
+                    self._note_trouble(first + at)
+        lengths = self.length
+        self.open.update({row: None for row in range(first, len(self)) if lengths[row] < 0})
+        self.open.update(batch.deadlines)
+        for row, length, kind, ident, code, flags, size in batch.changes:
+            lengths[row] = length
+            self.kind[row], self.ident[row], self.code[row], self.flags[row], self.size[row] = (
+                kind,
+                ident,
+                code,
+                flags,
+                size,
+            )
+            if length >= 0:
+                self.open.pop(row, None)
+                self._note_trouble(row)
+        return [change.row for change in batch.changes]
+
+    def _note_trouble(self, row: int) -> None:
+        if sign(self.code[row], self.flags[row]) in (look.FAILED, look.GAP):
+            at = bisect_left(self.troubles, row)
+            if at == len(self.troubles) or self.troubles[at] != row:
+                self.troubles.insert(at, row)
+
+    def open_at(self, row: int, now_ns: int) -> bool:
+        """Whether a call had no end at a time."""
+        length = self.length[row]
+        return length < 0 or self.start[row] + length > now_ns
+
+    def sign(self, row: int, now_ns: int) -> str:
+        """What stands before a call: the sign that text has for it."""
+        return look.OPEN if self.open_at(row, now_ns) else sign(self.code[row], self.flags[row])
+
+
+def code_of(call: Call) -> int:
+    """The number of what became of a call."""
+    if call.status is not None:
+        return call.status.code if 0 <= call.status.code < len(STATUS) else OTHER_CODE
+    return {State.OPEN: OPEN, State.CANCELLED: CANCELLED, State.RESET: RESET, State.CUT: CUT}.get(call.state, NO_STATUS)
+
+
+def flags_of(call: Call) -> int:
+    """The bits of a call."""
+    flags = GAP if call.gap else 0
+    if meant_to_wait(call.service, call.method):
+        flags |= WAITS
+    if call.status is not None and (call.method, call.status.code) in EXPECTED_FAILURES.get(call.service, ()):
+        flags |= EXPECTED
+    return flags if call.seen_start else flags | BEFORE
+
+
+def code_name(code: int) -> str:
+    """`NOT_FOUND`, `open`, `cut`."""
+    return STATUS[code] if code < len(STATUS) else _NAMES[code]
+
+
+def sign(code: int, flags: int) -> str:
+    """The sign of a call that has ended (`tracer.output.look`)."""
+    if code == CANCELLED or (code in (CUT, NO_STATUS) and flags & WAITS):
+        return look.CANCELLED
+    if code and not flags & EXPECTED:
+        return look.FAILED
+    return look.GAP if flags & GAP else look.OK
+
+
+def ends_of(call: Call) -> Ends:
+    """Name a call's connection, whichever way its packets go: inside of another one the client may be its server."""
+    client, server = call.flow.client, call.flow.server
+    return Ends(client.address, client.port, server.address, server.port)
