@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from dissectors import http2, nri_mux, ttrpc
+from dissectors import http2, hvsock, nri_mux, ttrpc
 from dissectors.events import Direction
 from dissectors.grpc_headers import read_request, read_response
 from dissectors.grpc_messages import PREFIX_SIZE, Assembler, Message, decompress
@@ -75,15 +75,17 @@ def open_redactor(protocol: str, messages: Messages) -> Connection | None:
         return _Grpc(messages)
     if protocol == "ttrpc":
         return _Ttrpc(messages)
+    if protocol == "hvsock":
+        return _Vsock(messages)
     return _Nri(messages) if protocol == "nri" else None
 
 
 class _Ttrpc:
     """Both directions of a ttrpc connection."""
 
-    def __init__(self, messages: Messages) -> None:
+    def __init__(self, messages: Messages, starts: tuple[int, int] = (0, 0)) -> None:
         self._messages = messages
-        self._readers = (ttrpc.FrameReader(Direction.REQUEST), ttrpc.FrameReader(Direction.RESPONSE))
+        self._readers = tuple(ttrpc.FrameReader(each, start=starts[each]) for each in Direction)
         self._methods: dict[int, tuple[str, str]] = {}
 
     def feed(self, direction: Direction, data: bytes) -> list[Kept]:
@@ -138,6 +140,49 @@ def _mask_pair(data: bytearray, start: int, end: int) -> None:
     for number, at, stop in spans:
         if number == 2 and is_secret_name(key.decode("utf-8", "replace")):
             data[at:stop] = b"*" * (stop - at)
+
+
+class _Vsock:
+    """A port of a VM's guest: the first lines stay, and the agent's calls. What else a guest says is not read."""
+
+    def __init__(self, messages: Messages) -> None:
+        self._messages = messages
+        self._heads = [b"", b""]
+        self._opened = False
+        self._inside: _Ttrpc | None = None
+        self._owed: list[Kept] = []
+        """Of what the client said before it was answered."""
+
+    def feed(self, direction: Direction, data: bytes) -> list[Kept]:
+        kept: list[Kept] = []
+        if direction == Direction.REQUEST:
+            kept, self._owed = self._owed, []
+        if self._opened:
+            return kept + (self._inside.feed(direction, data) if self._inside is not None else [])
+        whole = hvsock.is_sound(self._heads[Direction.REQUEST])
+        self._heads[direction] += data
+        if direction == Direction.REQUEST and not whole and hvsock.is_sound(self._heads[direction]):
+            kept.append(Kept(0, self._heads[direction].index(b"\n") + 1, None))
+        lines = hvsock.first_lines(*self._heads)
+        if lines is None:
+            return kept
+        self._opened = True
+        if lines.speaks == "ttrpc":
+            self._inside = _Ttrpc(self._messages, lines.ends)
+        rests = [head[end:] for head, end in zip(self._heads, lines.ends, strict=True)]
+        self._heads = [b"", b""]
+        told: list[list[Kept]] = [[], []]
+        if self._inside is not None:
+            told = [self._inside.feed(each, rests[each]) for each in Direction]
+        if direction == Direction.REQUEST:
+            return kept + told[direction]
+        self._owed = told[Direction.REQUEST]
+        return [*kept, Kept(0, lines.ends[direction], None), *told[direction]]
+
+    def lost(self, direction: Direction, count: int) -> list[Kept]:
+        if not self._opened and count:
+            self._opened = True  # nothing more can be told of what follows
+        return self._inside.lost(direction, count) if self._inside is not None else []
 
 
 class _Nri:

@@ -8,7 +8,7 @@ A call without an end is not a special case: it stays open, and whoever shows ca
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dissectors.events import (
     CallEnded,
@@ -24,6 +24,9 @@ from dissectors.events import (
     Status,
 )
 from tracer.capture.flows import Flow
+
+if TYPE_CHECKING:
+    from tracer.story.place import Place
 
 KEPT_MESSAGES = 64
 """Messages kept of one call: the first 32 and the last 32 of a long stream; all of any call that is not one."""
@@ -105,6 +108,8 @@ class Call:
     note: str = ""
     """What its state does not say: how it ended, or that its client is gone."""
     kept_bytes: int = 0
+    place: Place | None = None
+    """Whom it is about and what caused it, where somebody correlates (tracer/story)."""
 
     def __init__(self, number: int, flow: Flow, protocol: str, start_ns: int, opened: CallOpened) -> None:
         self.number = number

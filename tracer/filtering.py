@@ -45,7 +45,7 @@ def _length_ns(call: Call, now_ns: int) -> int:
 
 VARIABLES: Final = (
     Variable("call.number", _TYPE.INT, "in the capture, from 1", lambda call, _: call.number),
-    Variable("call.hop", _TYPE.STRING, "cri, task, events, agent, nri", lambda call, _: call.hop),
+    Variable("call.hop", _TYPE.STRING, "cri, task, events, agent, nri, other", lambda call, _: call.hop),
     Variable("call.protocol", _TYPE.STRING, "grpc or ttrpc", lambda call, _: call.protocol),
     Variable("call.service", _TYPE.STRING, "full name", lambda call, _: call.service),
     Variable("call.method", _TYPE.STRING, "without the service's name", lambda call, _: call.method),

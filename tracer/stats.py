@@ -134,7 +134,7 @@ class Statistics:
         return group
 
 
-HOPS: Final = {hop: number for number, hop in enumerate(("cri", "task", "events", "agent", "nri"))}
+HOPS: Final = {hop: number for number, hop in enumerate(("cri", "task", "events", "agent", "nri", "other"))}
 
 
 class PodNames:

@@ -59,9 +59,10 @@ def folder() -> Iterator[Path]:
 
 
 def decoded(capture: Path) -> list[dict[str, Any]]:
-    """All that `podwire decode --json --show-secrets` prints of a capture."""
+    """All that `podwire decode --json --messages --show-secrets` prints of a capture."""
     lines: list[str] = []
-    decoder, printer = Decoder(), JsonPrinter(lines.append, REGISTRY, Renderer(REGISTRY, show_secrets=True))
+    decoder = Decoder()
+    printer = JsonPrinter(lines.append, REGISTRY, Renderer(REGISTRY, show_secrets=True), messages=True)
     with open_capture(str(capture)) as packets:
         for packet in packets:
             for update in decoder.feed(packet):
@@ -73,12 +74,20 @@ def decoded(capture: Path) -> list[dict[str, Any]]:
 
 
 def check(objects: list[dict[str, Any]], plan: list[Planned], hop: str, protocol: str) -> None:
-    """Each call is there, once, with what went in, in the order of its sides; and nothing else is."""
-    assert {each["kind"] for each in objects} == {"call"}, [each for each in objects if each["kind"] != "call"][:3]
-    seen = {(each["service"], each["method"]): each for each in objects}
-    assert len(seen) == len(objects) == len(plan)
+    """Each call is there, once, with what went in, in the order of its sides; messages of streams came before, one by
+    one; and nothing else is there."""
+    others = [each for each in objects if each["kind"] not in ("call", "message")]
+    assert others == []
+    calls = [each for each in objects if each["kind"] == "call"]
+    seen = {(each["service"], each["method"]): each for each in calls}
+    assert len(seen) == len(calls) == len(plan)
+    came: dict[int, list[Any]] = {}
+    for each in objects:
+        if each["kind"] == "message":
+            came.setdefault(each["call"], []).append(each["message"])
     for planned in plan:
         call = seen[planned.name]
+        assert came.get(call["call"], []) == ([] if planned.kind == "unary" else call["messages"]), planned.name
         assert (call["state"], call["hop"], call["protocol"]) == ("ended", hop, protocol), planned.name
         assert call["status"]["code"] == planned.code, planned.name
         for side in ("request", "response"):

@@ -114,9 +114,33 @@ def check_demo(capture: Path, environment: dict[str, str] | None = None, prefix:
 
     decoded = subprocess.run([*PODWIRE, "decode", "--json", str(capture)], capture_output=True, check=True)
     assert decoded.stdout == demo.stdout
+    check_story(capture)
     (sockets,) = {os.path.dirname(call["socket"]) for call in calls if call["hop"] == "cri"}
     assert not Path(sockets).exists()
     assert wait_until(lambda: not processes_naming(sockets), 2), processes_naming(sockets)
+
+
+def check_story(capture: Path) -> None:
+    """Hold the pod's story over the three hops, and the innermost error, against what the demo does."""
+    done = subprocess.run([*PODWIRE, "pods", "--json", str(capture)], capture_output=True, check=True)
+    (pod,) = [json.loads(line) for line in done.stdout.splitlines()]
+    failures = {each["name"]: each["failures"] for each in pod["containers"]}
+    assert failures["web"] == pod["failures"] == []
+    start = failures["metrics"][0]
+    assert (start["hop"], start["method"]) == ("cri", "StartContainer")
+    assert (start["innermost"]["hop"], start["innermost"]["method"]) == ("agent", "CreateContainer")
+    assert MISSING_PROGRAM in start["innermost"]["status"]["message"]
+
+    done = subprocess.run([*PODWIRE, "story", "web-0", str(capture)], capture_output=True, text=True, check=True)
+    lines = [line[23:].split() for line in done.stdout.splitlines()[1:]]  # hop, the branch, method …
+    hops = Counter(words[0] for words in lines)
+    assert hops["task"] == TASK_CALLS.total()
+    assert hops["agent"] == AGENT_CALLS.total()
+    guests = [number for number, words in enumerate(lines) if words[:3] == ["agent", "└", "CreateContainer"]]
+    assert len(guests) == 3
+    assert {words[2] for words in lines if words[:2] == ["task", "└"]} >= {"Create", "Start", "Exec", "Kill", "Delete"}
+    callers = {words[1] for words in lines if words[0] == "task" and words[1] != "└"}
+    assert callers <= {"Stats"} | set(TASK_CALLS)
 
 
 def test_demo_tells_its_story_and_leaves_only_its_capture(tmp_path: Path) -> None:
@@ -183,6 +207,31 @@ def test_shims_end_with_a_runtime_that_is_killed(folder: Path) -> None:
         finally:
             client.kill()
             client.wait()
+
+
+def test_an_agent_that_hangs_is_the_innermost_of_three_hops(folder: Path, tmp_path: Path) -> None:
+    capture = tmp_path / "hung.pcapng"
+    with stand_in(folder, mute=("SignalProcess",)):
+        inode = (folder / "containerd.sock").stat().st_ino
+        trace = subprocess.Popen(trace_command(folder, str(capture)), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        client = None
+        try:
+            assert wait_until(lambda: (folder / "containerd.sock").stat().st_ino != inode, 5)
+            client = run_client(folder)
+
+            def hung() -> list[tuple[str, str, bool]]:
+                done = subprocess.run([*PODWIRE, "stuck", "--json", str(capture)], capture_output=True, check=True)
+                calls = map(json.loads, done.stdout.splitlines())
+                return [(each["hop"], each["method"], each["innermost"]) for each in calls if not each["meant_to_wait"]]
+
+            chain = [("cri", "StopContainer", False), ("task", "Kill", False), ("agent", "SignalProcess", True)]
+            assert wait_until(lambda: hung() == chain, 20), hung()
+        finally:
+            trace.send_signal(signal.SIGINT)
+            trace.communicate()
+            if client is not None:
+                client.kill()
+                client.wait()
 
 
 def test_a_call_that_is_never_answered_is_shown_as_open(folder: Path, tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from dissectors.events import Status
+from dissectors.events import Direction, Status
 from dissectors.render import Renderer
 from protos.registry import Registry
 from tracer.calls import Call, CallUpdate, Finding, State
-from tracer.capture.packets import Notice
+from tracer.capture.flows import FlowData, FlowTable
+from tracer.capture.packets import Notice, Packet
 from tracer.capture.reader import open_capture
 from tracer.output.codes import STATUS
 from tracer.pipeline import Decoder
@@ -199,6 +200,8 @@ def test_the_first_create_of_every_pod_is_there(name: str) -> None:
     assert set(facts(name)["pods"]) <= creates.keys()
 
 
+NRI_API = "nri.pkg.api.v1alpha1"
+REGISTRY = Registry.bundled()
 NRI = {"nri plugin service": 1, "nri runtime service": 2}
 """Channel of what the second opinion counts apart."""
 
@@ -249,6 +252,68 @@ def test_every_message_of_nri_is_typed_and_no_field_of_it_is_unknown(name: str) 
     text = json.dumps(bodies)
     assert "@unknown" not in text
     assert "@error" not in text
+
+
+def nri_answers(name: str) -> list[tuple[Any, Any]]:
+    """Container asked for and adjustment answered, of each CreateContainer that a plugin answered with OK."""
+    types = (f"{NRI_API}.CreateContainerRequest", f"{NRI_API}.CreateContainerResponse")
+    pairs = []
+    for call in decoded(name).calls:
+        if (call.flow.channel, call.method, call.status) == (1, "CreateContainer", Status(0, "", b"")):
+            sides: list[Any] = []
+            for message, type_name in zip((call.request(), call.response()), types, strict=True):
+                assert message is not None
+                assert message.payload is not None
+                sides.append(REGISTRY.parse(type_name, message.payload).message)
+            pairs.append((sides[0].container, sides[1].adjust))
+    return pairs
+
+
+def test_what_plugins_added_to_a_container_is_what_was_found_in_it() -> None:
+    told = facts("ctrd2-nri")
+    adjustments = [adjust for container, adjust in nri_answers("ctrd2-nri") if container.name == "work"]
+    added = [f"{each.key}={each.value}" for adjust in adjustments for each in adjust.env]
+    limits = [each for adjust in adjustments for each in adjust.rlimits if each.type == "RLIMIT_NOFILE"]
+    devices = [each.path for adjust in adjustments for each in adjust.linux.devices]
+    assert added == [told["nri_env_seen_in_container"]]
+    assert [[str(each.soft), str(each.hard)] for each in limits] == [told["nri_nofile_seen_in_container"]]
+    assert (devices == ["/dev/nri-null"]) == told["nri_device_seen_in_container"]
+
+
+def test_a_container_that_a_plugin_refused_was_not_made() -> None:
+    refused = [call for call in decoded("ctrd2-nri").calls if call.flow.channel == 1 and call.status and call.failed()]
+    assert [(call.method, call.status and call.status.message) for call in refused] == [
+        ("CreateContainer", 'failed to parse type: "nosuchlimit"')
+    ]
+    failed = [call for call in decoded("ctrd2-nri").calls if call.hop == "cri" and call.failed()]
+    assert facts("ctrd2-nri")["create_refused_by_plugin_status"] == 1  # crictl's
+    assert any("nosuchlimit" in call.status.message for call in failed if call.status)
+
+
+def test_containers_and_pods_that_plugins_were_told_of_are_those_of_the_recording() -> None:
+    told = facts("ctrd2-nri")
+    asked = {container.id for container, _ in nri_answers("ctrd2-nri") if container.name in ("work", "quick")}
+    assert asked <= set(told["containers"])
+    assert {container.pod_sandbox_id for container, _ in nri_answers("ctrd2-nri")} <= set(told["pods"])
+
+
+@pytest.mark.parametrize("name", ["ctrd2-nri", "ctrd2-edge"])
+def test_plugins_have_the_connections_and_the_bytes_that_the_recorder_counted(name: str) -> None:
+    told = facts(name)["recorder"]
+    flows = FlowTable()
+    moved = Counter[Direction]()
+    connections = set()
+    with open_capture(str(CAPTURES / f"{name}.pcapng.gz")) as capture:
+        for item in capture:
+            for event in flows.feed(item) if isinstance(item, Packet) else ():
+                if event.flow.hop == "nri" and isinstance(event, FlowData):
+                    connections.add(event.flow.id)
+                    moved[event.direction] += len(event.data)
+    assert len(connections) == told["connections"]["nri"]
+    assert moved == {
+        Direction.REQUEST: told["bytes"]["nri"]["to_server"],
+        Direction.RESPONSE: told["bytes"]["nri"]["to_client"],
+    }
 
 
 def test_a_message_of_over_a_megabyte_is_whole() -> None:

@@ -170,6 +170,35 @@ def test_a_plugins_connection_is_redacted_in_its_channels(tmp_path: Path) -> Non
     assert call["messages"][0]["body"]["container"]["env"] == ["WORD=" + "*" * len(SECRET)]
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_the_agents_calls_behind_a_vmms_handshake_are_redacted_and_other_ports_blanked(
+    tmp_path: Path, waits: bool
+) -> None:
+    request: Any = REGISTRY.message_class("grpc.ExecProcessRequest")(container_id="c1")
+    request.process.Args.extend(["sh"])
+    request.process.Env.extend([f"PASSWORD={SECRET.decode()}", "HOME=/root"])
+    ask = build_frame(1, 1, 0, build_request("grpc.AgentService", "ExecProcess", request.SerializeToString()))
+    written = Written()
+    for connection, port in ((1, 1024), (2, 1025)):
+        written.open(connection, "agent", "/run/vc/vm/9f57/clh.sock")
+        hello = b"CONNECT %d\n" % port
+        written.send(connection, 0, hello if waits or port == 1025 else hello + ask, 0)
+        written.send(connection, 1, b"OK 1073741824\n", 1000)
+    if waits:
+        written.send(1, 0, ask, 2000)
+    written.send(1, 1, build_frame(1, 2, 0, build_response(0, "", b"")), 3000)
+    written.send(1, 0, build_frame(3, 1, 0, build_request("grpc.AgentService", "DestroySandbox", b"")), 4000)
+    written.send(2, 1, b"a line with " + SECRET + b"\n", 5000)
+    data, account = redacted(written.save(tmp_path / "x", 6000))
+    assert SECRET not in data
+    (tmp_path / "y").write_bytes(data)
+    before, after = decoded(tmp_path / "x"), decoded(tmp_path / "y")
+    assert [each for each in after if each["kind"] == "call"] == [each for each in before if each["kind"] == "call"]
+    assert len([each for each in after if each["kind"] == "call"]) == 2
+    assert account.masked == 1
+    assert account.blanked == {"connection 2, from the server": len(SECRET) + 13}
+
+
 def test_what_a_gap_makes_unreadable_is_blanked_and_said_and_the_rest_goes_on(tmp_path: Path) -> None:
     written = Written()
     written.open(1)

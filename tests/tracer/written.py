@@ -41,12 +41,21 @@ class Written:
         """Bytes that are not in the capture."""
         self.offsets[connection, direction] = self.offsets.get((connection, direction), 0) + count
 
-    def ask(self, connection: int, stream_id: int, method: str, at: int, timeout_ns: int = 0, **fields: object) -> None:
-        """A Task v3 request."""
-        found = self.registry.method(TASK, method)
+    def ask(
+        self,
+        connection: int,
+        stream_id: int,
+        method: str,
+        at: int,
+        timeout_ns: int = 0,
+        service: str = TASK,
+        **fields: object,
+    ) -> None:
+        """A request by ttrpc, of Task v3 unless said otherwise."""
+        found = self.registry.method(service, method)
         assert found is not None
         payload = self.registry.message_class(found.input_type)(**fields).SerializeToString()
-        request = build_request(TASK, method, payload, timeout_ns)
+        request = build_request(service, method, payload, timeout_ns)
         self.send(connection, 0, build_frame(stream_id, REQUEST_TYPE, 0, request), at)
 
     def answer(self, connection: int, stream_id: int, at: int, code: int = 0, text: str = "") -> None:

@@ -2,7 +2,7 @@
 
 They are comments of interface statistics, which other readers show as comments. `podwire` tells what kind a note is:
 
-    clock set   by_ns: the wall clock went on by so much more than the capture's times
+    clock set   by_ns: the wall clock went on by so much more than the capture's times; said from 100 ms on
     paused      from_ns, to_ns, bytes, connections: what was dropped in a time without room on the disk
 """
 
@@ -12,12 +12,17 @@ from collections.abc import Mapping
 
 from tracer.output.units import counted, duration, size
 
+_SAID_NS = 100_000_000
+"""A wall clock that is off by less has been kept in step, by NTP or by a hypervisor; nobody wants to hear of it."""
+
 
 def note_text(about: Mapping[str, object]) -> str:
     """Return what a note says; empty if it is none that is known."""
     kind = about.get("podwire")
     if kind == "clock set":
         by_ns = _number(about, "by_ns")
+        if abs(by_ns) < _SAID_NS:
+            return ""
         way = "forward" if by_ns >= 0 else "back"
         return f"the clock was set {way} by {duration(abs(by_ns))}: the times here do not follow it"
     if kind == "paused":

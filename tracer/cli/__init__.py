@@ -17,6 +17,8 @@ COMMANDS = {
     "decode": "print the calls of a capture file",
     "grep": "print the calls of a capture file that match an expression",
     "stuck": "list the calls without an answer, of a running trace or of a capture file",
+    "pods": "list the pods and containers seen: state, start-up by phase, failures",
+    "story": "tell the calls of one pod over all hops, as a tree, a page, a diagram or a trace",
     "stats": "count calls by hop and method: errors, durations, bytes",
     "diff": "compare two captures, or two pods: calls, fields of requests, durations",
     "redact": "write a capture with its secrets masked",

@@ -118,9 +118,11 @@ def _print(following: Following, shown: Shown, *, from_start: bool) -> None:
         updates = [update for item in batch for update in decoder.feed(item)]
         if from_start:
             shown.show(updates)
-        elif following.file.position >= known or not batch:
-            from_start = True
-            _go_on_from(decoder, shown)
+        else:
+            shown.learn(updates)
+            if following.file.position >= known or not batch:
+                from_start = True
+                _go_on_from(decoder, shown)
         if not batch:
             shown.tick()
     shown.finish(decoder)

@@ -29,8 +29,10 @@ GARBAGE = 50_000
 class Printer(Protocol):
     """Where updates go."""
 
-    shown: int
-    """Calls printed that had ended."""
+    @property
+    def shown(self) -> int:
+        """Calls printed that had ended."""
+        ...
 
     def update(self, update: Update) -> None:
         """Take what changed, in the order of the capture."""
@@ -74,6 +76,9 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--text", action="store_true", help="one line a call (the default)")
     form.add_argument("--json", action="store_true", help="one JSON object a call (docs/json.md)")
+    parser.add_argument(
+        "--messages", action="store_true", help="JSON: one object a message of a stream too, as it comes"
+    )
     parser.add_argument("-v", dest="verbose", action="count", default=0, help="text: the whole messages too")
     add_filter_option(parser)
     parser.add_argument("--utc", action="store_true", help="text: times in UTC, not local")
@@ -124,6 +129,28 @@ def load_registry(args: argparse.Namespace) -> Registry:
     return registry
 
 
+class Correlated:
+    """A printer of calls that have their places: each update goes through the correlator first."""
+
+    def __init__(self, correlate: Callable[[Update], None], printer: Printer) -> None:
+        self.learn = correlate
+        """Takes what changed without a word."""
+        self._printer = printer
+        self._show = printer.update
+        self.tick = printer.tick
+        self.finish = printer.finish
+
+    @property
+    def shown(self) -> int:
+        """Calls printed that had ended."""
+        return self._printer.shown
+
+    def update(self, update: Update) -> None:
+        """Take what changed."""
+        self.learn(update)
+        self._show(update)
+
+
 def make_filter(args: argparse.Namespace, registry: Registry) -> Filter | None:
     """Return the filter that was asked for, if any. Raises PodwireError."""
     if args.filter is None:
@@ -145,13 +172,17 @@ def say_errors(filter: Filter | None) -> None:
 
 def make_printer(
     args: argparse.Namespace, stdout: TextIO, registry: Registry, wanted: Callable[[Call, int], bool] | None = None
-) -> Printer:
+) -> Correlated:
     """Return the printer that the options ask for; it writes to `stdout` and never flushes it."""
+    from tracer.story.correlate import Correlator
+
+    correlate = Correlator(registry).update
     if args.json:
         from dissectors.render import Renderer
         from tracer.output.jsonlines import JsonPrinter
 
-        return JsonPrinter(stdout.write, registry, Renderer(registry, show_secrets=args.show_secrets), wanted)
+        renderer = Renderer(registry, show_secrets=args.show_secrets)
+        return Correlated(correlate, JsonPrinter(stdout.write, registry, renderer, wanted, messages=args.messages))
     from tracer.output.look import Look
     from tracer.output.summary import Summarizer
     from tracer.output.text import TextPrinter
@@ -164,15 +195,17 @@ def make_printer(
         from tracer.output.verbose import VerboseDetails
 
         details = VerboseDetails(registry, Renderer(registry, Meanings(utc=args.utc), show_secrets=args.show_secrets))
-    return TextPrinter(
+    printer = TextPrinter(
         stdout.write,
         Summarizer(registry, show_secrets=args.show_secrets),
         look=Look.of(stdout),
         clock=Clock(utc=args.utc),
         details=details,
+        names=True,
         show_secrets=args.show_secrets,
         wanted=wanted,
     )
+    return Correlated(correlate, printer)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from tracer.cli.decode import (
     say_errors,
     with_progress,
 )
-from tracer.cli.stuck import running_capture
+from tracer.cli.reading import running_capture
 
 if TYPE_CHECKING:  # heavy: imported by run
     from tracer.filtering import Filter
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     registry = load_registry(args)
     filter = make_filter(args, registry)
-    path = args.file or running_capture()
+    path = args.file or running_capture("stats")
     statistics = Statistics(registry, args.by)
     broken = _count(path, statistics, filter)
     rows = statistics.rows()

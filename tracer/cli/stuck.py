@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import time
 from typing import TYPE_CHECKING
 
 from protos.errors import PodwireError
-from tracer.cli.decode import (
-    add_filter_option,
-    add_schema_options,
-    broken_off,
-    load_registry,
-    make_filter,
-    say_errors,
-)
+from tracer.cli.decode import add_filter_option, add_schema_options, load_registry, make_filter, say_errors
+from tracer.cli.reading import read_placed, running_capture
 from tracer.output.look import OK, Look
 
 if TYPE_CHECKING:  # heavy: imported by run
@@ -24,7 +16,9 @@ if TYPE_CHECKING:  # heavy: imported by run
     from tracer.calls import Call
     from tracer.output.summary import Summarizer
 
-HEADER = ("AGE", "HOP", "ID", "CALL", "DEADLINE", "CALLER")
+HEADER = ("AGE", "HOP", "ID", "POD", "CALL", "DEADLINE", "CALLER")
+NAMES = HEADER.index("POD")
+"""The column that is there only if a name is known."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,7 +26,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "stuck",
         help="list the calls without an answer",
-        description="List the calls without an answer, oldest first; calls that are meant to wait come last. "
+        description="List the calls without an answer, oldest first, each with those that it waits for below it; "
+        "calls that are meant to wait come last. "
         "Without FILE: those of the running trace, with their age by now.",
     )
     parser.add_argument("file", nargs="?", metavar="FILE", help="a capture; ages are up to its last packet")
@@ -45,10 +40,8 @@ def run(args: argparse.Namespace) -> int:
     """List what is open. Returns 0, whether there is any or not. Raises PodwireError."""
     registry = load_registry(args)
     filter = make_filter(args, registry)
-    path = args.file or running_capture()
-    calls, end_ns, broken = read_open(path)
-    if path != "-" and any(os.path.realpath(path) == os.path.realpath(each) for each in _being_written()):
-        end_ns, broken = max(end_ns, time.time_ns()), ""  # still being written: its last record may be half there
+    path = args.file or running_capture("stuck")
+    _, calls, end_ns, broken = read_placed(path, registry)
     if filter is not None:
         calls = [call for call in calls if filter.wants(call, end_ns)]
         say_errors(filter)
@@ -67,50 +60,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_open(path: str) -> tuple[list[Call], int, str]:
-    """Read a capture; return the calls open at its end, the time of its last packet, and why it broke off, if so."""
-    from tracer.capture.growing import open_recorded
-    from tracer.pipeline import Decoder
-
-    decoder = Decoder()
-    broken = ""
-    with open_recorded(path) as capture:
-        for item in capture:
-            for update in decoder.feed(item):
-                if update.kind == "notice" and update.fatal:
-                    broken = broken_off(update)
-    decoder.finish()
-    return decoder.open_calls(), decoder.now_ns, broken
-
-
-def running_capture() -> str:
-    """Return the capture that a running trace writes. Raises PodwireError unless exactly one is running."""
-    running = _being_written()
-    if not running:
-        raise PodwireError("no trace is running: podwire stuck FILE reads a capture")
-    if len(running) > 1:
-        raise PodwireError(f"several traces are running; name the capture of one: {', '.join(running)}")
-    return running[0]
-
-
-def _being_written() -> list[str]:
-    from tracer.capture.growing import newest
-    from tracer.sessions import TRACING, read_sessions
-
-    return [newest(session.capture) for session in read_sessions() if session.state == TRACING]
-
-
 def stuck_text(calls: list[Call], registry: Registry, end_ns: int, *, show_secrets: bool = False) -> list[str]:
     """Return the lines of the list, a header first; none if nothing is open."""
     from tracer.output.summary import Summarizer
 
     summarizer = Summarizer(registry, show_secrets=show_secrets)
     hung, waiting = apart(calls)
-    rows = [_row(call, summarizer, end_ns) for call in hung + waiting]
+    rows = [_row(call, depth, summarizer, end_ns) for call, depth in chains(hung)]
+    rows += [_row(call, 0, summarizer, end_ns) for call in waiting]
     if not rows:
         return []
     table = [HEADER, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(HEADER) - 1)]
+    if not any(row[NAMES] for row in rows):
+        table = [(*row[:NAMES], *row[NAMES + 1 :]) for row in table]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]) - 1)]
     lines = [
         "  ".join([cell.ljust(width) for cell, width in zip(row, widths, strict=False)] + [row[-1]]) for row in table
     ]
@@ -130,7 +93,28 @@ def apart(calls: list[Call]) -> tuple[list[Call], list[Call]]:
     return hung, waiting
 
 
-def _row(call: Call, summarizer: Summarizer, end_ns: int) -> tuple[str, ...]:
+def chains(calls: list[Call]) -> list[tuple[Call, int]]:
+    """Put each call below the one that waits for it; return them with their depth. The deepest is where it hangs."""
+    here = {call.number for call in calls}
+    below: dict[int, list[Call]] = {}
+    tops = []
+    for call in calls:
+        parent = None if call.place is None else call.place.parent
+        if parent is not None and parent.number in here:
+            below.setdefault(parent.number, []).append(call)
+        else:
+            tops.append(call)
+    ordered: list[tuple[Call, int]] = []
+    left = [(call, 0) for call in reversed(tops)]
+    while left:
+        call, depth = left.pop()
+        ordered.append((call, depth))
+        left += [(each, depth + 1) for each in reversed(below.get(call.number, []))]
+    return ordered
+
+
+def _row(call: Call, depth: int, summarizer: Summarizer, end_ns: int) -> tuple[str, ...]:
+    from tracer.output.escape import escape
     from tracer.output.peers import peer_text
     from tracer.output.units import duration, short_id
 
@@ -141,9 +125,21 @@ def _row(call: Call, summarizer: Summarizer, end_ns: int) -> tuple[str, ...]:
         deadline = f"in {duration(left)}" if left > 0 else f"passed {duration(-left)} ago"
     age = duration(max(0, end_ns - call.start_ns))
     what = f"{summary.method} {summary.request}".rstrip()
+    if depth:
+        what = f"{'  ' * (depth - 1)}└ {what}"
+    identity, place = summary.id, call.place
     if call.note:  # its client is gone
         what += f" ({call.note})"
-    return age, call.hop, short_id(summary.id), what, deadline, peer_text(call.flow.client)
+    if place is not None:
+        whom = place.container or place.pod
+        identity = identity or escape("" if whom is None else whom.id)
+        parent = place.parent
+        if parent is not None and not parent.open:
+            what += f" (of {parent.hop} {escape(parent.title)}, call {parent.number}, which has ended)"
+        if place.outlives():
+            what += " (may wait longer than its caller)"
+    name = "" if place is None else escape(place.label())
+    return age, call.hop, short_id(identity), name, what, deadline, peer_text(call.flow.client)
 
 
 def _print_json(calls: list[Call], registry: Registry, end_ns: int, show_secrets: bool) -> None:
@@ -153,7 +149,10 @@ def _print_json(calls: list[Call], registry: Registry, end_ns: int, show_secrets
 
     printer = JsonPrinter(sys.stdout.write, registry, Renderer(registry, show_secrets=show_secrets))
     hung, waiting = apart(calls)
+    waited_for = {call.place.parent.number for call in hung if call.place is not None and call.place.parent is not None}
     for call in hung + waiting:
         age = max(0, end_ns - call.start_ns)
-        more = {} if call.deadline_ns is None else {"deadline_left_ns": call.deadline_ns - end_ns}
-        print(printer.call(call, age_ns=age, meant_to_wait=meant_to_wait(call.service, call.method), **more))
+        more: dict[str, object] = {} if call.deadline_ns is None else {"deadline_left_ns": call.deadline_ns - end_ns}
+        waits = meant_to_wait(call.service, call.method)
+        more["innermost"] = not waits and call.number not in waited_for
+        print(printer.call(call, age_ns=age, meant_to_wait=waits, **more))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from protos.errors import PodwireError
 from tracer.cli.decode import (
-    Printer,
+    Correlated,
     add_output_options,
     load_registry,
     make_filter,
@@ -278,7 +278,7 @@ def _how_to_go_on(session: int, capture: str) -> str:
 class Shown:
     """Prints a live trace's updates, up to so many ended calls (0: all)."""
 
-    def __init__(self, printer: Printer, out: TextIO, most_calls: int) -> None:
+    def __init__(self, printer: Correlated, out: TextIO, most_calls: int) -> None:
         self._printer, self._out, self._most = printer, out, most_calls
         self.any_call = False
 
@@ -295,6 +295,11 @@ class Shown:
             self._printer.update(update)
             self.any_call = self.any_call or update.kind == "opened"
         self._out.flush()
+
+    def learn(self, updates: list[Update]) -> None:
+        """Take what was before: pods and containers are named in it."""
+        for update in updates:
+            self._printer.learn(update)
 
     def tick(self) -> None:
         """Time passes without anything changing."""

@@ -19,7 +19,9 @@ from tracer.calls import Call, CallUpdate, Finding, Message, Update
 from tracer.capture.flows import Endpoint, Flow
 from tracer.output.codes import reset_name, status_name
 from tracer.output.fields import EVENT_CARRIERS, EVENT_ID_PATHS, ID_PATHS
+from tracer.output.summary import said_twice
 from tracer.output.units import Stamps
+from tracer.story.place import Place
 
 VERSION = 1
 STATUS_TYPE = "google.rpc.Status"
@@ -38,7 +40,10 @@ JSONObject = dict[str, Any]
 
 
 class JsonPrinter:
-    """Print a call when it has ended, a finding when it comes, and at the end the calls that are still open."""
+    """Print a call when it has ended, a finding when it comes, and at the end the calls that are still open.
+
+    With `messages`, those of streams too, each when it comes.
+    """
 
     def __init__(
         self,
@@ -46,10 +51,13 @@ class JsonPrinter:
         registry: Registry,
         renderer: Renderer,
         wanted: Callable[[Call, int], bool] | None = None,
+        *,
+        messages: bool = False,
     ) -> None:
         self.shown = 0
         """Calls printed that had ended."""
         self._wanted = wanted
+        self._messages = messages
         self._now_ns = 0
         self._write = write
         self._registry = registry
@@ -68,7 +76,7 @@ class JsonPrinter:
             if self._wanted is None or update.flow is None:  # type: ignore[union-attr] # told by its type
                 self._write(self.finding(update) + "\n")  # type: ignore[arg-type] # as above
             return
-        kind, time_ns, call, _ = update
+        kind, time_ns, call, message = update
         self._now_ns = time_ns
         if kind == "ended":
             self._open.pop(call.number, None)
@@ -77,6 +85,10 @@ class JsonPrinter:
                 self.shown += 1
         elif kind == "opened":
             self._open[call.number] = call
+        elif self._messages and message is not None:
+            wanted = self._wanted is None or self._wanted(call, time_ns)
+            if wanted and self._is_stream(call, message):
+                self._write(self.streamed(call, message) + "\n")
 
     def tick(self, now_ns: int) -> None:
         """Nothing here depends on time."""
@@ -120,6 +132,8 @@ class JsonPrinter:
             pieces.append('"gap":true')
         if call.note:
             pieces.append(f'"note":{_quote(call.note)}')
+        if call.place is not None:
+            pieces += _place(call.place)
         if call.metadata:
             pieces.append(f'"metadata":{self._metadata(call.metadata)}')
         if call.response_metadata:
@@ -129,6 +143,19 @@ class JsonPrinter:
         if more:
             pieces.append(self._encode(more)[1:-1])
         return ",".join(pieces) + "}"
+
+    def streamed(self, call: Call, message: Message) -> str:
+        """The object of one message of a stream, at the time it came; no line end."""
+        method = self._methods.get((call.service, call.method)) or self._method(call.service, call.method)
+        return (
+            f'{{"v":{VERSION},"kind":"message","call":{call.number},"time":"{self._stamps.text(message.time_ns)}",'
+            f'"hop":{_quote(call.hop)},"protocol":{_quote(call.protocol)},{method.names},{self._connection(call.flow)},'
+            f'"stream":{call.stream_id},"message":{self._message(call, message, method, [None, None])}}}'
+        )
+
+    def _is_stream(self, call: Call, message: Message) -> bool:
+        found = self._registry.method(call.service, call.method)
+        return said_twice(call, message) if found is None else found.client_streaming or found.server_streaming
 
     def finding(self, finding: Finding) -> str:
         """The object of a gap, of malformed bytes or of a notice; no line end."""
@@ -261,6 +288,37 @@ def _endpoint(endpoint: Endpoint) -> JSONObject:
     if endpoint.unit:
         shown["unit"] = endpoint.unit
     return shown
+
+
+def _place(place: Place) -> list[str]:
+    """What is known of a call's pod, container and exec by now, of its parent and its children."""
+    pieces = []
+    pod, container = place.pod, place.container
+    if pod is not None:
+        names = [("id", pod.id), ("namespace", pod.namespace), ("name", pod.name), ("uid", pod.uid)]
+        pieces.append(_named("pod", names, pod.attempt))
+    if container is not None:
+        pieces.append(_named("container", [("id", container.id), ("name", container.name)], container.attempt))
+    if place.exec_id:
+        pieces.append(f'"exec":{_quote(place.exec_id)}')
+    image = place.image or (container.image if container is not None else "")
+    if image:
+        pieces.append(f'"image":{_quote(image)}')
+    if place.parent is not None:
+        pieces.append(f'"parent":{{"call":{place.parent.number},"how":"{place.how}"}}')
+        if place.outlives():
+            pieces.append('"outlives_parent":true')
+    if place.children:
+        children = ",".join([f'{{"call":{number},"how":"{how}"}}' for number, how in place.children])
+        pieces.append(f'"children":[{children}]')
+    return pieces
+
+
+def _named(what: str, names: list[tuple[str, str]], attempt: int | None) -> str:
+    inner = [f'"{key}":{_quote(value)}' for key, value in names if value]
+    if attempt is not None:
+        inner.append(f'"attempt":{attempt}')
+    return f'"{what}":{{{",".join(inner)}}}'
 
 
 def _base64(data: bytes) -> str:

@@ -129,7 +129,7 @@ class Summarizer:
             else:
                 text, identity = self._read(side, message)
             text = text or size(message.length)
-        elif not plan.known and _said_twice(call, message):
+        elif not plan.known and said_twice(call, message):
             text, identity = size(message.length), ""
         else:
             return None
@@ -260,7 +260,8 @@ def _first_two(messages: list[Message]) -> tuple[Message | None, Message | None]
     return request, response
 
 
-def _said_twice(call: Call, message: Message) -> bool:
+def said_twice(call: Call, message: Message) -> bool:
+    """Whether this message is not the first of its side: then its call is a stream, whatever schemas know of it."""
     said = call.response_count if message.direction else call.message_count - call.response_count
     return said > 1
 

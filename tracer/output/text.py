@@ -29,6 +29,10 @@ MAX_REASON = 1000
 """Characters of a status message on a line. The cause tends to stand at its end, so it is seldom cut."""
 
 
+MAX_NAME = 16
+"""Characters of `pod/container` on a line: the last ones, which tell pods of one deployment apart."""
+
+
 class Details(Protocol):
     """Writes what `-v` adds below a call's line."""
 
@@ -48,6 +52,7 @@ class TextPrinter:
         look: Look,
         clock: Clock,
         details: Details | None = None,
+        names: bool = False,
         show_secrets: bool = False,
         wanted: Callable[[Call, int], bool] | None = None,
     ) -> None:
@@ -60,6 +65,7 @@ class TextPrinter:
         self._plain = look.unicode and not look.colour  # nothing to do to a line
         self._clock = clock
         self._details = details
+        self._names = names
         self._evidence = None if show_secrets else EVIDENCE
         self._now_ns = 0
         self._young: deque[Call] = deque()  # opened less than UNANSWERED_NS ago, by age; the ended among them too
@@ -177,10 +183,17 @@ class TextPrinter:
         place = f"#{message.number}"
         arrow, text = ("←", summary.response) if message.direction else ("→", summary.request)
         line = (
-            f"{self._clock.text(message.time_ns)} {look.MESSAGE} {call.hop:<6} {short_id(summary.id):<13} "
+            f"{self._clock.text(message.time_ns)} {look.MESSAGE} {call.hop:<6} {self._identity(call, summary.id):<13} "
             f"{summary.method:<20} {place:<9} {duration(message.time_ns - call.start_ns):>9}  {arrow} {text}"
         )
         self._write(self._look.line(look.MESSAGE, line))
+
+    def _identity(self, call: Call, identity: str) -> str:
+        """The column of the pod or container: its id, and its name if names are asked for."""
+        if not self._names:
+            return short_id(identity)
+        identity, name = _whom(call, short_id(identity))
+        return f"{identity:<13} {name:<16}"
 
     def _line(
         self, call: Call, sign: str, status: str, length_ns: int, extra: list[str], *, answered: bool = True
@@ -194,8 +207,9 @@ class TextPrinter:
             extra = ["(begun before the capture)", *extra]
         if extra:
             text = " ".join([text, *extra]) if text else " ".join(extra)
+        identity = self._identity(call, summary.id)
         line = (
-            f"{time} {sign} {call.hop:<6} {short_id(summary.id):<13} {summary.method:<20} "
+            f"{time} {sign} {call.hop:<6} {identity:<13} {summary.method:<20} "
             f"{status:<9} {duration(length_ns):>9}  {text}"
         )
         self._write(line.rstrip() + "\n" if self._plain else self._look.line(sign, line.rstrip()))
@@ -228,6 +242,18 @@ class TextPrinter:
         hop = finding.flow.hop if finding.flow is not None else ""
         text = f"{finding.kind}{lost}, {where}{of}: {escape(finding.reason)}{evidence}"
         self._write(self._look.line(sign, f"{self._clock.text(finding.time_ns)} {sign} {hop:<6} {text}"))
+
+
+def _whom(call: Call, identity: str) -> tuple[str, str]:
+    """The id and the name of the pod or container that a call is about, as far as they are known by now; escaped."""
+    place = call.place
+    if place is None:
+        return identity, ""
+    if not identity:
+        whom = place.container or place.pod
+        identity = "" if whom is None else short_id(escape(whom.id))
+    name = escape(place.label())
+    return identity, name if len(name) <= MAX_NAME else "…" + name[1 - MAX_NAME :]
 
 
 def _dropped(call: Call) -> str:

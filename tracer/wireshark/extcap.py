@@ -71,7 +71,7 @@ def _config() -> str:
     return "\n".join(
         [
             "arg {number=0}{call=--sockets}{display=Sockets}{type=string}"
-            "{tooltip=HOP=PATH, separated by commas; hops are cri, task, events, agent, nri. Empty: the usual ones}",
+            "{tooltip=HOP=PATH, comma-separated; hops: cri, task, events, agent, nri, other. Empty: the usual ones}",
             "arg {number=1}{call=--existing}{display=Shims that run already, too}{type=boolflag}{default=false}"
             "{tooltip=containerd dials them again only when it restarts}",
         ]

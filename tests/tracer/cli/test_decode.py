@@ -54,7 +54,7 @@ def test_a_capture_prints_a_line_for_every_call(run: Run) -> None:
     status, out, err = run("decode", "--utc", POD)
     assert (status, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0].startswith("14:58:01.136949   cri                  Version              OK ")
+    assert lines[0].startswith("14:58:01.136949   cri                                   Version              OK ")
     ended = [line for line in lines if line[16] not in "…·"]
     told = json.loads((CAPTURES / "ctrd2-pod.wire.json").read_text())
     assert len(ended) == sum(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,33 @@ def test_a_bad_file_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.Capt
     path.write_text("no capture at all\n" * 5)
     assert main(["stuck", str(path)]) == 2
     assert capsys.readouterr().err == f"podwire: {path}: is no pcapng or pcap file\n"
+
+
+def test_a_call_stands_below_the_one_that_waits_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = Written()
+    written.open(1, "cri", "/run/containerd/containerd.sock")
+    written.open(2)
+    tasks = "containerd.services.tasks.v1.Tasks"
+    written.ask(1, 1, "Start", 0, timeout_ns=2 * SECOND, service=tasks, container_id=POD)
+    written.ask(2, 1, "Start", 100 * MS, timeout_ns=60 * SECOND, id=POD)
+    written.ask(2, 3, "Pids", 200 * MS, id=POD)
+    written.ask(2, 5, "Stats", 300 * MS, id=POD)
+    written.answer(2, 5, 5 * SECOND)
+    path = written.save(tmp_path / "chain.pcapng", 5 * SECOND)
+    assert main(["stuck", str(path)]) == 0
+    lines = [re.split(r"  +", line)[3:5] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert lines == [
+        ["Tasks/Start", "passed 3.000s ago"],
+        ["└ Start (may wait longer than its caller)", "in 55.100s"],
+        ["Pids", "none"],
+    ]
+    assert main(["stuck", "--json", str(path)]) == 0
+    objects = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["method"], each["innermost"], each.get("parent")) for each in objects] == [
+        ("Start", False, None),
+        ("Start", True, {"call": 1, "how": "identity"}),
+        ("Pids", True, None),
+    ]
+    assert objects[1]["outlives_parent"] is True
+    assert objects[0]["children"] == [{"call": 2, "how": "identity"}]
+    assert objects[1]["container"] == {"id": POD}

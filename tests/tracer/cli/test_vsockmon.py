@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import pytest
 from dissectors.ttrpc import build_frame, build_request, build_response
 from tests.e2e.killing import processes_of
 from tests.tracer.capture.vsock_writer import Talk
-from tests.tracer.cli.live import Start, Trace, run
+from tests.tracer.cli.live import Start, Trace, client, run
 from tests.tracer.cli.sessions import of_folder
 from tracer.capture.monitor import HOW_TO_MAKE, interfaces
 from tracer.capture.vsock import ARPHRD_VSOCKMON
@@ -97,21 +98,27 @@ def test_calls_to_a_guest_are_printed_as_they_pass_and_are_in_the_file(
 
 
 def test_a_recorder_that_is_killed_cuts_the_connection_and_the_next_goes_on_with_it(
-    folder: Path, interface: str, send: Send, trace: Start
+    folder: Path, server: Path, interface: str, send: Send, trace: Start
 ) -> None:
     traced = trace("-i", interface, "-w", str(folder / "x.pcapng"))
     talk = Talk((2, 5000), (3, 1024))
-    for packet in (talk.request(), talk.response(), *ask(talk, 1)):
+    wait = build_frame(99, 1, 0, build_request(AGENT, "WaitProcess", b"\x0a\x05pod-3"))
+    for packet in (talk.request(), talk.response(), talk.say(0, wait), *ask(talk, 1)):
         send(packet)
-    traced.wait_for(lambda: len(traced.printed()) == 1)
+    traced.wait_for(lambda: len(calls_in(traced)) == 1)
     kill_recorder(folder)
     traced.wait_for(lambda: any("another goes on" in line for line in traced.said()))
+    with client(server) as call:
+        call("Version")  # the relay's connections are none of these numbers
     for packet in ask(talk, 3):
         send(packet)
-    traced.wait_for(lambda: any("→" in line or "OK" in line for line in traced.printed()[1:]))
+    traced.wait_for(lambda: len(calls_in(traced)) == 2 and any("Version" in line for line in traced.printed()))
     assert traced.interrupt() == 0
     calls = [each for each in decoded(folder / "x.pcapng") if each["kind"] == "call"]
-    assert [(each["connection"], each["state"]) for each in calls] == [(1, "ended"), (2, "ended")]
+    assert Counter((each["method"], each["state"]) for each in calls) == {
+        ("CreateSandbox", "ended"): 2, ("WaitProcess", "cut"): 1, ("Version", "ended"): 1,
+    }  # fmt: skip
+    assert len({each["connection"] for each in calls}) == 3
 
 
 def kill_recorder(folder: Path) -> None:

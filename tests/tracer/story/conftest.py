@@ -1,0 +1,18 @@
+"""A registry, and a node whose traffic is told call by call."""
+
+from __future__ import annotations
+
+import pytest
+
+from protos.registry import Registry
+from tests.tracer.story.node import Node
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    return Registry.bundled()
+
+
+@pytest.fixture
+def node(registry: Registry) -> Node:
+    return Node(registry)
