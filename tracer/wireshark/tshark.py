@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -51,18 +52,22 @@ def _packets(path: str) -> Iterator[Tree]:
         display_filter="ttrpc || http2",
         custom_parameters=[*options, "-J", _LAYERS],
     )
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of the race below
     try:
-        for packet in capture:
-            found: Tree = {}
-            for layer in packet.layers:
-                # The nested dicts as tshark gave them: pyshark's own access by attribute loses what repeats.
-                same = [layer, *layer.duplicate_layers]
-                found[layer.layer_name] = [each._all_fields for each in same]
-            yield found
+        try:
+            for packet in capture:
+                found: Tree = {}
+                for layer in packet.layers:
+                    # The nested dicts as tshark gave them: pyshark's own access by attribute loses what repeats.
+                    same = [layer, *layer.duplicate_layers]
+                    found[layer.layer_name] = [each._all_fields for each in same]
+                yield found
+        finally:
+            capture.close()
     except TSharkCrashException as error:
-        raise PodwireError(f"tshark fails: {str(error).splitlines()[0]}") from error
-    finally:
-        capture.close()
+        # 255 is no status of tshark's. pyshark kills it at its end, which may reap it before asyncio looks for it.
+        if "retcode: 255" not in str(error):
+            raise PodwireError(f"tshark fails: {str(error).splitlines()[0]}") from error
 
 
 class _Reader:
