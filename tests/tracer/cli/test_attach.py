@@ -22,7 +22,7 @@ from tracer.capture.packets import Notice, Packet
 from tracer.capture.reader import open_capture
 from tracer.cli import attach as attach_module
 from tracer.cli import main
-from tracer.cli.decode import make_printer
+from tracer.cli.decode import add_output_options, make_printer
 from tracer.cli.trace import Shown
 from tracer.live import spool_folder
 from tracer.relay.held import locked, runtime_folder
@@ -200,7 +200,9 @@ class Recorded:
 
 def test_pods_that_were_named_before_are_known(capsys: pytest.CaptureFixture[str]) -> None:
     path = str(Path(__file__).parents[3] / "captures" / "own16-pod.pcapng.gz")
-    args = argparse.Namespace(json=True, verbose=0, utc=True, show_secrets=False)
+    parser = argparse.ArgumentParser()
+    add_output_options(parser)
+    args = parser.parse_args(["--json"])
     printer = make_printer(args, sys.stdout, Registry.bundled())
     attach_module._print(Recorded(path), Shown(printer, sys.stdout, 0), from_start=False)  # type: ignore[arg-type]
     calls = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
