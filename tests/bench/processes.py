@@ -1,5 +1,5 @@
-"""The processes that a benchmark has started: their ends, and what those of a relay cost, from /proc: memory of their
-own, and how often they wake."""
+"""The processes that a benchmark has started: their ends, and what they cost, from /proc: memory of their own, and how
+often they wake."""
 
 from __future__ import annotations
 
@@ -33,20 +33,6 @@ def reap(session: int) -> None:
     with suppress(ChildProcessError):
         while True:
             os.waitpid(-session, 0)
-
-
-def of_relay(session: int) -> dict[int, str]:
-    """Pid and name of each process of this session that has the ring mapped."""
-    found: dict[int, str] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            name = (folder / "comm").read_text().strip()
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            if name.startswith("podwire-") and int(fields[3]) == session and _RING in (folder / "maps").read_text():
-                found[int(folder.name)] = name
-        except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
-            continue
-    return found
 
 
 def own_memory(pid: int) -> int:

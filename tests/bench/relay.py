@@ -23,6 +23,7 @@ from tests.bench import contestants, processes
 from tests.bench.contestants import CONTESTANTS, DIRECT, DUMPS, PODWIRE, SOCAT
 from tests.bench.load import Clients, Result, Server, Talk
 from tests.bench.measure import machine
+from tests.e2e.killing import processes_of
 
 REQUEST, REPLY = 200, 400
 AT_ONCE = 8
@@ -207,7 +208,7 @@ def _memory_and_idle(root: Path, passed: int) -> None:
             relay.leave()
             relay.wait_for("recorded")
             time.sleep(_CALM_S)
-            pids = processes.of_relay(relay.session)
+            pids = processes_of(relay.session)
             begin = sum(processes.wakeups(pid) for pid in pids)
             time.sleep(IDLE_S)
             rate = (sum(processes.wakeups(pid) for pid in pids) - begin) / IDLE_S
@@ -215,7 +216,7 @@ def _memory_and_idle(root: Path, passed: int) -> None:
 
 
 def _print_memory(when: str, session: int) -> None:
-    found = processes.of_relay(session)
+    found = processes_of(session)
     memory = {name: processes.own_memory(pid) / (1 << 20) for pid, name in found.items()}
     parts = ", ".join(f"{name} {size:.1f}" for name, size in sorted(memory.items()))
     print(f"  {when}: {sum(memory.values()):.1f} MiB: {parts} (aim: at most 48)", flush=True)

@@ -110,12 +110,8 @@ class RelayProcesses:
             os.kill(self.wait_for(WORKER), signal.SIGTERM)
 
     def kill_all(self) -> None:
-        """All at the same instant: stopped first, so that none sees another's death."""
-        pids = self.all()
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, number)
+        """Kill it whole."""
+        kill_all(self.session)
 
     def word(self, index: int) -> int:
         """A word of the shared memory (tracer/relay/shared.py), also when all of its processes are gone."""
@@ -139,6 +135,15 @@ def kill_one(pid: int, name: str) -> None:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     finally:
         os.close(pidfd)
+
+
+def kill_all(session: int) -> None:
+    """Kill a relay whole, in one instant: all of it is stopped first, so that none sees another's death."""
+    pids = processes_of(session)
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
 def processes_of(session: int) -> dict[int, str]:

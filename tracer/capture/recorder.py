@@ -231,6 +231,8 @@ class Recorder:
         if self._pause is not None:
             self._words[sh.PAUSED_NS] = self._pause.since_ns
             self._pause.bytes += self._words[sh.DROPPED_BYTES] - saved.dropped
+            # What was held back is not noted yet.
+            self._noted_ns = min((found.last_ns, *(each.time_ns - 1 for each in self._pause.kept.get(0, ()))))
         self._open = {
             number: sum(not side.closed for side in talk.sides) for number, talk in found.state.conversations.items()
         }
@@ -472,7 +474,7 @@ class Recorder:
             return
         self._begun = b""
         self._number += 1
-        self._has_to_save = True
+        self._saved_size = 0
         self._switch_at = time.monotonic() + (files.seconds or float("inf"))
         self._tell_words()
 

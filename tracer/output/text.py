@@ -170,7 +170,8 @@ class TextPrinter:
         if large := near_limit(call):
             extra.append(large)
         if call.gap:
-            sign = look.GAP if sign == look.OK else sign
+            unanswered = call.status is None and call.state is State.CUT  # its answer may be among what is missing
+            sign = look.GAP if sign == look.OK or unanswered else sign
             extra.append("(bytes missing)")
         self._line(call, sign, status, (call.end_ns or call.start_ns) - call.start_ns, extra)
         self._detail(call)

@@ -13,7 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracer.capture.rings import Step, Told, expected, listener, opening, put, script, shared_memory, told_by
+from tests.tracer.capture.rings import (
+    START_NS,
+    Step,
+    Told,
+    expected,
+    listener,
+    opening,
+    put,
+    script,
+    shared_memory,
+    told_by,
+)
 from tracer.capture import recorder, room
 from tracer.capture.packets import Notice, Packet
 from tracer.capture.reader import open_capture
@@ -254,6 +265,53 @@ def test_r9_a_recorder_killed_in_a_pause_loses_nothing_of_what_it_held_back(
     assert {(of, direction) for of in (3_000, 3_001) for direction in (0, 1)} <= told_by(
         item for item in items if isinstance(item, Packet)
     ).keys()
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        listener(2, START_NS + 3),
+        opening(2, 1, START_NS + 3),
+        Step(Kind.FIN, 0, 1, 4, START_NS + 3, b""),
+        Step(Kind.CLOCK, 0, 0, 0, START_NS + 3, b"7000000000"),
+    ],
+    ids=lambda step: Kind(step.kind).name,
+)
+def test_r9_what_came_in_a_pause_is_there_after_a_kill(tmp_path: Path, weather: Weather, step: Step) -> None:
+    path = tmp_path / "x"
+    path.touch()
+    before = [listener(1), opening(1, 1, START_NS + 1), Step(Kind.DATA, 0, 1, 0, START_NS + 1, b"here")]
+    after = [
+        opening(3, 2 if step.kind == Kind.LISTENER else 1, START_NS + 4),
+        Step(Kind.END, 0, 0, 0, START_NS + 5, b""),
+    ]
+    looks = iter([(False, before), (True, []), (True, [step]), None, (False, after)])
+    with shared_memory(1 << 20) as (shared, _, link):
+        writer = RingWriter(shared)
+
+        def look(reader: sh.RingReader) -> bool:
+            what = next(looks)
+            if what is None:
+                raise Killed
+            weather.low, steps = what
+            assert not any(put(writer, each) for each in steps)
+            drain(reader)
+            return True
+
+        while not shared.words[sh.RECORDER_STATE]:
+            one = Recorder(os.open(path, os.O_RDWR), Limits(free=Floor(((10, 0),))), link)
+            drain, one._drain = one._drain, look  # type: ignore[method-assign] # the moment between two looks
+            with suppress(Killed):
+                one.run(shared)
+    with open_capture(str(path)) as file:
+        items = list(file)
+    told = told_by(item for item in items if isinstance(item, Packet))
+    notes = [item.text for item in items if isinstance(item, Notice)]
+    assert told.keys() >= {(1, 0), (3, 0)}
+    assert any(note.startswith("paused for ") for note in notes)
+    assert ((2, 0) in told) == (step.kind == Kind.OPEN)
+    assert ("closed" in told[1, 0]) == (step.kind == Kind.FIN)
+    assert any("clock" in note for note in notes) == (step.kind == Kind.CLOCK)
 
 
 def test_r9_a_disk_that_stays_full_ends_the_capture_at_a_whole_block(tmp_path: Path, weather: Weather) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tracer.processes import pids
+from tests.e2e.killing import kill_all, processes_of
 from tracer.sessions import Session, read_session, read_sessions
 
 
@@ -17,29 +15,9 @@ def of_folder(folder: Path) -> list[Session]:
 
 
 def kill_relay(session: int) -> None:
-    """Every process of it in the same instant: each is stopped first, so that none replaces another."""
-    relay = [pid for pid in pids() if _session_of(pid) == session]
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for pid in relay:
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                continue
-    eventually(lambda: not any(_lives(pid) for pid in relay), "the relay to be dead")
-
-
-def _session_of(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return 0
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
+    """Kill it whole, and wait until it is dead."""
+    kill_all(session)
+    eventually(lambda: not processes_of(session), "the relay to be dead")
 
 
 def eventually(check: Callable[[], bool], what: str, seconds: float = 30.0) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.killing import kill_all
 from tests.tracer.cli.live import COMMAND, Start, Trace, client, grpc_server, run
-from tests.tracer.relay.harness import kill_all
 from tracer.capture.packets import Packet
 from tracer.capture.reader import open_capture
 from tracer.live import spool_folder

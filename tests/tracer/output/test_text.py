@@ -411,6 +411,15 @@ def test_a_call_that_was_cut_says_by_whom(printed: Printed) -> None:
     ]
 
 
+def test_a_call_whose_answer_may_be_missing_is_not_called_failed(printed: Printed) -> None:
+    printed.at(0, opened(1))
+    printed.tracker.gap(FLOW)
+    printed.closed(11, RESPONSE)
+    (line,) = printed.page.without_time()
+    assert line.startswith("≠ cri ")
+    assert line.endswith("— the server closed the connection (bytes missing)")
+
+
 def test_dropped_messages_and_gaps_are_said(printed: Printed) -> None:
     printed.at(0, opened(1, "Subscribe", "containerd.services.events.v1.Events"), opened(3))
     printed.at(1, *[message(1, RESPONSE, b"") for _ in range(100)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.killing import cpu_seconds, processes_of
+from tests.e2e.killing import cpu_seconds, kill_all, processes_of
 from tracer.capture.recorder import Limits, Recorder
 from tracer.relay.held import make_runtime_folder
 from tracer.relay.relay import Plan
@@ -92,14 +91,6 @@ class Server:
         self.kill()
         assert self.process.stdout is not None
         self.process.stdout.close()
-
-
-def kill_all(session: int) -> None:
-    """Kill a relay whole; all of it is stopped first, so that none sees another's death."""
-    pids = list(processes_of(session))
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for pid in pids:
-            os.kill(pid, number)
 
 
 @dataclass
