@@ -54,6 +54,8 @@ class Options:
     """The capture is a row of files."""
     monitor: str = ""
     """A vsockmon interface that is recorded too."""
+    bundles: bool = True
+    """Read the bundles that calls name, and keep them in the capture."""
 
 
 @dataclass(slots=True, eq=False, repr=False)  # its method is a signal handler, which `signal` looks up and prints
@@ -96,7 +98,7 @@ class Live:
             make_runtime_folder(folder)
         except OSError as error:
             raise PodwireError(f"{folder}: {error.strerror}") from error
-        limits, ring = self.options.limits, self.options.ring
+        limits, ring, bundles = self.options.limits, self.options.ring, self.options.bundles
         first = self.capture if ring is None else ring.name(1)
         with locked(folder):
             self._mend()
@@ -107,9 +109,9 @@ class Live:
             keep = [fd] if packets is None else [fd, packets.fileno()]
 
             def record(shared: Shared, link: socket.socket) -> None:
-                Recorder(
-                    fd if ring is None else None, limits, link, ring, None if packets is None else Monitor(packets)
-                ).run(shared)
+                monitor = None if packets is None else Monitor(packets)
+                first_fd = fd if ring is None else None
+                Recorder(first_fd, limits, link, ring, monitor, bundles=bundles).run(shared)
 
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 self._handlers[number] = signal.signal(number, self._signalled)

@@ -22,6 +22,7 @@ from typing import Any
 
 from tracer import processes
 from tracer.capture import vsock
+from tracer.capture.bundle import Named, Watcher, read_bundle
 from tracer.capture.carry import Follower
 from tracer.capture.checkpoint import Checkpoint
 from tracer.capture.conversation import CaptureWriter, Interface
@@ -123,10 +124,13 @@ class Recorder:
         link: socket.socket,
         files: Ring | None = None,
         monitor: Monitor | None = None,
+        *,
+        bundles: bool = True,
     ) -> None:
         self._monitor = monitor
         self._guests: dict[vsock.Connection, _Guest] = {}
         self.limits = limits
+        self._watcher = Watcher() if bundles else None
         self.link = link
         self._fd = fd
         self._files = files
@@ -325,7 +329,10 @@ class Recorder:
             if number in self._open:
                 if self._files is not None:
                     self._follow_record(record)
+                named = self._named(record) if self._watcher is not None and not record.direction else []
                 self._writer.data(number, record.direction, record.offset, record.time_ns, record.payload)
+                for each in named:
+                    self._writer.keep(read_bundle(number, each))
         elif record.kind == Kind.OPEN:
             if self._known.add(number):
                 self._opened(number, record.time_ns, bytes(record.payload))
@@ -337,6 +344,8 @@ class Recorder:
                 if not self._open[number]:
                     del self._open[number]
                     self._followers.pop(number, None)
+                    if self._watcher is not None:
+                        self._watcher.ended(number)
         elif record.kind == Kind.LISTENER:
             self._listener(json.loads(bytes(record.payload)))
         elif record.kind == Kind.CLOCK:
@@ -345,6 +354,13 @@ class Recorder:
         elif record.kind == Kind.END:
             self._ended = True
         self._last_ns = max(self._last_ns, record.time_ns)
+
+    def _named(self, record: Record) -> list[Named]:
+        """The bundles that a request to a shim names; none of what the file has already."""
+        talk = self._writer.state.conversations[record.connection]
+        if self._watcher is None or talk.about.get("hop") != "task" or record.offset < talk.sides[0].end:
+            return []
+        return self._watcher.feed(record.connection, record.offset, bytes(record.payload))
 
     # --- AF_VSOCK ---
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from dissectors.ttrpc_frames import build_frame
+from dissectors.ttrpc_messages import build_request
+from tests.tracer.capture.files import read_pcapng
 from tests.tracer.capture.rings import (
     START_NS,
     Step,
@@ -24,6 +27,7 @@ from tests.tracer.capture.rings import (
     script,
     shared_memory,
 )
+from tracer.capture.packets import Notice
 from tracer.capture import recorder
 from tracer.capture.recorder import Limits, Recorder
 from tracer.relay import shared as sh
@@ -170,6 +174,36 @@ def test_recorders_killed_at_any_moment_lose_nothing_and_write_nothing_twice(
     assert kills >= 8
     assert read(path) == expected(steps)
 
+
+@pytest.mark.parametrize("bundles", [True, False])
+def test_a_bundle_is_kept_behind_the_call_that_names_it_unless_it_is_not_wanted(tmp_path: Path, bundles: bool) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "address").write_text("unix:///x")
+    request = b"\x0a\x01c\x12" + bytes((len(str(folder)),)) + str(folder).encode()
+    frame = build_frame(1, 1, 0, build_request("containerd.task.v3.Task", "Create", request))
+    steps = [
+        listener(1, hop="task"),
+        opening(1, 1, START_NS),
+        opening(2, 1, START_NS),
+        Step(Kind.DATA, 0, 1, 0, START_NS + 1, frame),
+        Step(Kind.DATA, 0, 2, 0, START_NS + 1, frame),
+        Step(Kind.END, 0, 0, 0, START_NS + 2, b""),
+    ]
+    path = tmp_path / "x.pcapng"
+    path.touch()
+    with shared_memory(1 << 20) as (shared, _, link):
+        writer = RingWriter(shared)
+        assert not any(put(writer, step) for step in steps)
+        Recorder(os.open(path, os.O_RDWR), Limits(), link, bundles=bundles).run(shared)
+    found = read_pcapng(path.read_bytes())
+    kept = [each.bundle for each in found if isinstance(each, Notice) and each.bundle is not None]
+    assert [(each.connection, each.stream, each.id, each.path) for each in kept] == (
+        [(1, 1, "c", str(folder))] if bundles else []
+    )
+    record(tmp_path / "again", steps, content=path.read_bytes())  # it was killed before it released anything
+    again = [each for each in read_pcapng((tmp_path / "again").read_bytes()) if isinstance(each, Notice)]
+    assert len(again) == len(kept)
 
 def test_of_a_long_file_only_what_came_since_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its beginning is not to be read for a while."""

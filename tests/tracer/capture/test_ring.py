@@ -77,7 +77,7 @@ def record(folder: Path, steps: Iterable[Step], ring: Ring, kill_every: int = 0)
         os.close(create(ring.name(1)))
 
         def start() -> int:
-            return run_in_child(lambda: Recorder(None, Limits(), link, ring).run(shared))
+            return run_in_child(lambda: Recorder(None, Limits(), link, ring, bundles=False).run(shared))
 
         child = start()
         for number, _ in enumerate(put_all(RingWriter(shared), steps)):
