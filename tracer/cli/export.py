@@ -168,7 +168,7 @@ def _calls(args: argparse.Namespace, form: str, registry: Registry, target: Bina
         target.write(text.encode("utf-8", "backslashreplace"))
 
     har = HarWriter(write) if form == "har" else None
-    args.json = form != "text"
+    args.json, args.messages = form != "text", False
     chosen: Callable[[Call, int], bool] | None = wanted
     if filter is None and not args.hop and args.since is None and args.until is None:
         chosen = None  # then what is no call is there too

@@ -22,7 +22,9 @@ ROOT = Path(__file__).parents[3]
 CAPTURES = ROOT / "captures"
 POD = CAPTURES / "ctrd2-pod.pcapng.gz"
 NRI = CAPTURES / "ctrd2-nri.pcapng.gz"
-OTHER = ("call", "connection", "client", "server", "messages", "time", "duration_ns")
+CORRELATED = ("pod", "container", "exec", "image", "parent", "outlives_parent", "children")
+"""What other calls say of it, which need not be in a part."""
+OTHER = ("call", "connection", "client", "server", "messages", "time", "duration_ns", *CORRELATED)
 """Keys of a call that may differ in another file."""
 
 
