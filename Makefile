@@ -34,8 +34,9 @@ format: $(VENV)/.dev    ## ruff format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-verify: $(VENV)/.dev    ## read every capture in captures/ with tshark too, and compare
-	@for file in captures/*.gz; do echo $$file; $(BIN)/podwire verify $$file || exit 1; done
+verify: $(VENV)/.dev    ## read the demo and every capture in captures/ with tshark too, and compare
+	$(BIN)/podwire demo -w $(VENV)/demo.pcapng > /dev/null
+	@for file in $(VENV)/demo.pcapng captures/*.gz; do echo $$file; $(BIN)/podwire verify $$file || exit 1; done
 
 bench: $(VENV)/.dev    ## ratios to a peer, each kind in one run
 	$(BIN)/python -m tests.bench decode

@@ -23,6 +23,7 @@ from dissectors.events import (
     Skipped,
     Status,
 )
+from tracer.capture.bundle import Bundle
 from tracer.capture.flows import Flow
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class Call:
     note: str = ""
     """What its state does not say: how it ended, or that its client is gone."""
     kept_bytes: int = 0
+    bundles: tuple[Bundle, ...] = ()
+    """Folders that it named, as they were then."""
     place: Place | None = None
     """Whom it is about and what caused it, where somebody correlates (tracer/story)."""
 

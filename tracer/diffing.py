@@ -17,6 +17,7 @@ from typing import Any, Final
 from dissectors.render import Renderer
 from protos.registry import Registry
 from tracer.calls import Call
+from tracer.output.bundles import SPECIFICATION, document, masked, role
 from tracer.stats import HOPS, Figures, Statistics
 
 MAX_FIELDS: Final = 4_000
@@ -92,6 +93,12 @@ class Side:
     def add(self, call: Call) -> None:
         """Take a call that has ended, or will not."""
         self._statistics.count(call)
+        for bundle in call.bundles:
+            for file in bundle.files:
+                plain = document(file)
+                if file.name == SPECIFICATION and plain is not None:
+                    of = ("", "OCI specification", role(bundle)[0] or "of neither")
+                    self.add_document(of, plain, document(masked(file)))
         request = call.request()
         method = self._registry.method(call.service, call.method)
         if request is None or request.payload is None or method is None:

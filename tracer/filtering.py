@@ -43,6 +43,16 @@ def _length_ns(call: Call, now_ns: int) -> int:
     return max(0, (now_ns if call.end_ns is None else call.end_ns) - call.start_ns)
 
 
+def _pod(call: Call, _: int) -> str:
+    pod = None if call.place is None else call.place.pod
+    return "" if pod is None else pod.label() or pod.id
+
+
+def _container(call: Call, _: int) -> str:
+    container = None if call.place is None else call.place.container
+    return "" if container is None else container.name or container.id
+
+
 VARIABLES: Final = (
     Variable("call.number", _TYPE.INT, "in the capture, from 1", lambda call, _: call.number),
     Variable("call.hop", _TYPE.STRING, "cri, task, events, agent, nri, other", lambda call, _: call.hop),
@@ -91,6 +101,8 @@ VARIABLES: Final = (
         "it took longer than that",
         lambda call, now_ns: call.deadline_passed(now_ns),
     ),
+    Variable("call.pod", _TYPE.STRING, "namespace/name, or its sandbox's id; empty: of none, or not known", _pod),
+    Variable("call.container", _TYPE.STRING, "name, or its id", _container),
     Variable("call.request_bytes", _TYPE.INT, "of its messages", lambda call, _: call.request_bytes),
     Variable("call.response_bytes", _TYPE.INT, "", lambda call, _: call.response_bytes),
     Variable("call.messages", _TYPE.INT, "how many, both ways", lambda call, _: call.message_count),

@@ -26,12 +26,12 @@ from tracer.capture.packets import Notice, Packet
 from tracer.capture.recorder import Limits, Recorder
 from tracer.capture.ring import Ring
 from tracer.relay import system
-from tracer.relay.held import locked, make_runtime_folder, mend, runtime_folder
+from tracer.relay.held import locked, make_runtime_folder, runtime_folder
 from tracer.relay.relay import Plan
 from tracer.relay.shared import Shared
 from tracer.relay.start import start_relay
 from tracer.relay.targets import FOLDER_HOPS, Target
-from tracer.sessions import lost_with
+from tracer.sessions import lost_with, mend_dead
 from tracer.unit import give_unit
 
 HINT_S = 10.0
@@ -54,6 +54,8 @@ class Options:
     """The capture is a row of files."""
     monitor: str = ""
     """A vsockmon interface that is recorded too."""
+    bundles: bool = True
+    """Read the bundles that calls name, and keep them in the capture."""
 
 
 @dataclass(slots=True, eq=False, repr=False)  # its method is a signal handler, which `signal` looks up and prints
@@ -99,7 +101,7 @@ class Live:
             make_runtime_folder(folder)
         except OSError as error:
             raise PodwireError(f"{folder}: {error.strerror}") from error
-        limits, ring = self.options.limits, self.options.ring
+        limits, ring, bundles = self.options.limits, self.options.ring, self.options.bundles
         first = self.capture if ring is None else ring.name(1)
         with locked(folder):
             self._mend()
@@ -110,12 +112,14 @@ class Live:
             keep = [fd] if packets is None else [fd, packets.fileno()]
 
             def record(shared: Shared, link: socket.socket) -> None:
-                Recorder(fd, limits, link, ring, None if packets is None else Monitor(packets)).run(shared)
+                monitor = None if packets is None else Monitor(packets)
+                first_fd = fd if ring is None else None
+                Recorder(first_fd, limits, link, ring, monitor, bundles=bundles).run(shared)
 
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 self._handlers[number] = signal.signal(number, self._signalled)
             plan = Plan(self.options.targets, folder, self.capture, self.options.duration_s, self.options.force)
-            worker, self.control = start_relay(plan, record, keep)
+            worker, self.control = start_relay(plan, record, keep if ring is None else keep[1:])
             self._worker = worker
             for each in keep:
                 os.close(each)
@@ -131,7 +135,7 @@ class Live:
         for held in discover.dead_relays():
             if lost := lost_with(held):
                 self.say(f"podwire {held.pid} was killed: {lost}")
-            for path, left in mend(held):
+            for path, left in mend_dead(held):
                 self.say(f"{path}: mended what podwire {held.pid} left when it died ({left.value})")
 
     def leave(self) -> None:

@@ -22,6 +22,7 @@ from dissectors.hvsock import AGENT_PORT, LOG_PORT, PORT_NAMES, HvsockConnection
 from protos.hops import hop_of_service
 from tracer.calls import Call, CallTracker, Finding, Update
 from tracer.capture import vsock
+from tracer.capture.bundle import Bundle
 from tracer.capture.flows import Flow, FlowCarried, FlowClosed, FlowData, FlowEvent, FlowGap, FlowTable
 from tracer.capture.packets import Notice, Packet
 from tracer.refusals import Refusals
@@ -60,6 +61,8 @@ class Decoder:
     def feed(self, item: Packet | Notice) -> list[Update]:
         """Take what a capture file gave next; return what it changed. Never raises on content."""
         if isinstance(item, Notice):
+            if item.bundle is not None and self._attach(item.bundle):
+                return []
             return [Finding("notice", self.now_ns, item.text, offset=item.offset, fatal=item.fatal)]
         self.packets += 1
         data = self._flows.steady(item)
@@ -84,6 +87,14 @@ class Decoder:
     def open_calls(self) -> list[Call]:
         """What has no end yet, oldest first."""
         return self._tracker.open_calls()
+
+    def _attach(self, bundle: Bundle) -> bool:
+        """Give a bundle to the call that named it; False: that is not here."""
+        for call in self._tracker.open_calls():
+            if call.stream_id == bundle.stream and call.flow.comment.get("connection") == bundle.connection:
+                call.bundles += (bundle,)
+                return True
+        return False
 
     def _take(self, events: list[FlowEvent]) -> list[Update]:
         updates: list[Update] = []

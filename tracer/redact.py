@@ -21,10 +21,12 @@ from dissectors.events import Direction
 from dissectors.redact import Connection, Kept, Messages, open_redactor
 from protos.errors import PodwireError
 from protos.registry import Registry
+from tracer.capture.bundle import BLOCK_TYPE, build_block, parse_block
 from tracer.capture.flows import Flow, FlowCarried, FlowClosed, FlowData, FlowEvent, FlowGap, FlowTable
 from tracer.capture.link import located
 from tracer.capture.packets import MAX_RECORD, Notice, Packet
 from tracer.capture.reader import open_capture
+from tracer.output.bundles import masked
 from tracer.pipeline import EXPECTED
 
 _GZIP: Final = b"\x1f\x8b"
@@ -256,12 +258,14 @@ class _SecondReading:
                 end = start + len(packet.data)
                 block = block[:start] + self._redacted(packet, block[start:end]) + block[end:]
                 packet = next(self._packets, None)
+            elif kind == BLOCK_TYPE and (bundle := parse_block(block[8:-4])) is not None:
+                block = build_block(bundle._replace(files=tuple(masked(file) for file in bundle.files)))
             elif kind not in _KNOWN:
                 what = "packets that cannot be read" if kind in _PACKETS else f"blocks of type 0x{kind:x}"
                 self._account.dropped[what] += 1
                 block = b""
             self._target.write(block)
-            offset += length
+            offset += length  # in the file that is read
             head = b""
 
     def _redacted(self, packet: Packet, data: bytes) -> bytes:

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 from protos.errors import PodwireError
 from tracer import processes
+from tracer.capture.ring import Ring
 from tracer.relay import held as files
 from tracer.relay import shared as sh
+from tracer.relay.exchange import Left
 from tracer.relay.held import Held, HeldSocket
 
 TRACING, DRAINING, DEAD = "tracing", "draining", "dead"
@@ -189,6 +191,12 @@ def killed_by_cutting(session: Session) -> list[tuple[str, str]]:
     """Sandbox (empty if not known) and socket of each connection whose loss kills containers."""
     fatal = {(each.sandbox, each.path) for each in session.connections if each.hop in _FATAL_HOPS}
     return sorted(fatal)
+
+
+def mend_dead(held: Held) -> list[tuple[str, Left]]:
+    """Mend what a dead relay left (E9), of its capture too; returns each path and what was done. Raises OSError."""
+    Ring(held.capture).forget_begun()
+    return files.mend(held)
 
 
 def lost_with(held: Held) -> str:

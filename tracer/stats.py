@@ -2,7 +2,7 @@
 
 In: calls. Out: a row for each method of a hop, and where it was asked for of each pod, container or peer. Durations go
 into buckets, so that a row takes the same memory however many calls it counts, and percentiles are right within 1 %.
-Whose call it is, is known by the ids in it; what pod a container is of may be learnt later, so it is asked at the end.
+Of which pod a call is, its place says (tracer/story).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from protos.registry import Registry
 from tracer.calls import Call
 from tracer.output.codes import status_name
 from tracer.output.summary import Summarizer
+from tracer.story.place import Container, Pod
 
 By = Literal["", "pod", "container", "peer"]
 
@@ -24,7 +25,8 @@ _BITS: Final = SUB_BUCKETS.bit_length() - 1
 MAX_GROUPS: Final = 20_000
 """Ids or peers that are told apart; those that come after are one group, OTHERS."""
 OTHERS: Final = "(others)"
-_CRI: Final = ("runtime.v1.RuntimeService", "runtime.v1alpha2.RuntimeService")
+Group = str | Pod | Container
+"""What pod a container is of may be learnt later, so it is asked at the end."""
 
 
 @dataclass(slots=True)
@@ -94,9 +96,8 @@ class Statistics:
     def __init__(self, registry: Registry, by: By = "") -> None:
         self._by = by
         self._summarizer = Summarizer(registry)
-        self._pods = PodNames(registry)
-        self._groups: set[str] = set()
-        self._figures: dict[tuple[str, str, str, str], Figures] = {}
+        self._groups: set[Group] = set()
+        self._figures: dict[tuple[Group, str, str, str], Figures] = {}
 
     def count(self, call: Call) -> None:
         """Count a call, as it is now."""
@@ -110,22 +111,20 @@ class Statistics:
     def rows(self) -> list[Row]:
         """Return the rows, by group, hop, service and method."""
         merged: dict[tuple[str, str, str, str], Figures] = {}
-        for (group, *method), figures in self._figures.items():
-            name = self._pods.name(group) if self._by == "pod" else group
-            into = merged.setdefault((name, *method), Figures())  # type: ignore[arg-type] # three of them
-            into.merge(figures)
+        for (group, hop, service, method), figures in self._figures.items():
+            merged.setdefault((_name(group), hop, service, method), Figures()).merge(figures)
         rows = [Row(*key, figures) for key, figures in merged.items()]
         return sorted(rows, key=lambda row: (row.group, HOPS.get(row.hop, len(HOPS)), row.service, row.method))
 
-    def _group(self, call: Call) -> str:
+    def _group(self, call: Call) -> Group:
+        group: Group
         if self._by == "peer":
             client = call.flow.client
-            group = client.name or client.address
-            if client.pid is not None:
-                group += f" ({client.pid})"
+            group = (client.name or client.address) + ("" if client.pid is None else f" ({client.pid})")
+        elif self._by == "pod":
+            place = call.place
+            group = "" if place is None else place.container or place.own_pod or ""
         else:
-            if self._by == "pod" and call.service in _CRI:
-                self._pods.learn(call)
             group = self._summarizer.summarize(call).id
         if group not in self._groups:
             if len(self._groups) >= MAX_GROUPS:
@@ -134,54 +133,17 @@ class Statistics:
         return group
 
 
+def _name(group: Group) -> str:
+    """What a group is called, by what is known by now."""
+    if isinstance(group, str):
+        return group
+    pod = group if isinstance(group, Pod) else group.pod
+    if pod is None:
+        return group.id
+    return pod.label() or pod.id
+
+
 HOPS: Final = {hop: number for number, hop in enumerate(("cri", "task", "events", "agent", "nri", "other"))}
-
-
-class PodNames:
-    """Which pod an id is of, as CRI's calls tell it."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-        self._summarizer = Summarizer(registry)
-        self._names: dict[str, str] = {}
-        self._sandboxes: dict[str, str] = {}
-
-    def learn(self, call: Call) -> None:
-        """Take what a CRI call says."""
-        method = self._registry.method(call.service, call.method)
-        request, response = call.request(), call.response()
-        if method is None or request is None or response is None or call.failed():
-            return
-        if call.method not in ("RunPodSandbox", "CreateContainer") or len(self._sandboxes) >= MAX_GROUPS:
-            return
-        asked = self._registry.parse(method.input_type, request.payload or b"")
-        answered = self._registry.parse(method.output_type, response.payload or b"")
-        if asked.message is None or answered.message is None or asked.lenient or answered.lenient:
-            return
-        config, answer = asked.message, answered.message
-        if call.method == "RunPodSandbox":
-            metadata = config.config.metadata  # type: ignore[attr-defined] # made from the schema, as below
-            self._names[answer.pod_sandbox_id] = f"{metadata.namespace}/{metadata.name}"  # type: ignore[attr-defined]
-        else:
-            self._sandboxes[answer.container_id] = config.pod_sandbox_id  # type: ignore[attr-defined]
-            metadata = config.sandbox_config.metadata  # type: ignore[attr-defined]
-            if metadata.name:
-                self._names.setdefault(config.pod_sandbox_id, f"{metadata.namespace}/{metadata.name}")  # type: ignore[attr-defined]
-
-    def has(self, pod: str) -> bool:
-        """Tell whether a pod of this name, or whose sandbox's id begins so, was told of."""
-        return pod in self._names.values() or any(sandbox.startswith(pod) for sandbox in self._names)
-
-    def is_of(self, call: Call, pod: str) -> bool:
-        """Tell whether a call is of that pod."""
-        identity = self._summarizer.summarize(call).id
-        sandbox = self._sandboxes.get(identity, identity)
-        return self._names.get(sandbox) == pod or (sandbox in self._names and sandbox.startswith(pod))
-
-    def name(self, identity: str) -> str:
-        """Return the pod that an id is of: its name, else its sandbox's id, else the id itself."""
-        sandbox = self._sandboxes.get(identity, identity)
-        return self._names.get(sandbox, sandbox)
 
 
 def _bucket(length_ns: int) -> int:

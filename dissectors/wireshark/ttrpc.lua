@@ -10,9 +10,9 @@ local HEADER, MUX_HEADER = 10, 8
 local REQUEST, RESPONSE, DATA = 1, 2, 3
 local REMOTE_CLOSED, NO_DATA = 1, 4
 local NRI_PORT = 3128
--- The server ports in podwire's captures: task, events, agent, NRI. All are HTTP's otherwise, which keeps them where the
+-- The server ports in podwire's captures: task, events, agent, NRI, other. All are HTTP's otherwise, which keeps them where the
 -- bytes are not ours.
-local PORTS = { 8088, 3132, 11371, NRI_PORT }
+local PORTS = { 8088, 3132, 11371, NRI_PORT, 5985 }
 local ONE_MORE_SEGMENT = 0x0fffffff
 local MORE = {} -- "the rest of this is in later segments"
 

@@ -17,6 +17,7 @@ from tests.bench.decode import PODWIRE, ROOT
 from tests.bench.measure import Commands, machine
 
 QUESTIONS = {
+    "pods": ["pods"],
     "stats": ["stats"],
     "stats --by pod": ["stats", "--by", "pod"],
     "filter on the call": ["decode", "-Y", 'call.failed && call.duration > duration("10ms")'],

@@ -44,6 +44,14 @@ def test_of_a_secret_in_huffmans_code_no_character_is_left_at_its_place() -> Non
     assert not set(value) & set("Bearerhunter-ZQX")
 
 
+def test_the_order_of_a_secrets_characters_is_not_left() -> None:
+    masked = set()
+    for secret in ("a~b0", "~0ab", "0b~a"):
+        block = hpack.Encoder().encode([("authorization", secret)])
+        masked.add(mask_block(block, Decoder().decode(block), is_secret_name))
+    assert len(masked) == 1
+
+
 def test_the_value_of_a_name_that_was_not_seen_is_masked() -> None:
     encoder = hpack.Encoder()
     encoder.encode([("x-token", "a")])

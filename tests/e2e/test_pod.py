@@ -148,6 +148,21 @@ def test_forwarded_events_are_those_that_subscribers_got(traced: Traced) -> None
     assert sum(forwarded.values()) == traced.log.count('msg="event forwarded"')
 
 
+def test_each_bundle_is_with_the_create_that_named_it(traced: Traced) -> None:
+    named = [call for call in traced.hop("task") if call["method"] == "Create"]
+    roles = [(bundle["role"], bundle["sandbox"]) for call in named for bundle in call["bundles"]]
+    assert roles == [("sandbox", traced.pod.sandbox_id), ("container", traced.pod.sandbox_id)]
+    for call in named:
+        (bundle,) = call["bundles"]
+        files = {each["name"]: each for each in bundle["files"]}
+        assert bundle["path"].endswith(f"/k8s.io/{call['id']}")
+        assert files["config.json"]["json"]["annotations"]["io.kubernetes.cri.sandbox-id"] == traced.pod.sandbox_id
+        assert all(each.split("=")[1].strip("*") == "" for each in files["config.json"]["json"]["process"]["env"])
+        assert (files["log"]["kind"], files["rootfs"]["kind"], files["work"]["kind"]) == ("fifo", "directory", "link")
+        assert files["bootstrap.json"]["kind"] == "file" or files["address"]["kind"] == "file"
+        assert files["shim.pid"] == {"name": "shim.pid", "kind": "missing"}  # Kata's
+
+
 def test_decode_prints_again_what_trace_printed(traced: Traced) -> None:
     decoded = subprocess.run([*PODWIRE, "decode", "--json", str(traced.trace.capture)], capture_output=True, check=True)
     assert decoded.stdout == traced.trace.out

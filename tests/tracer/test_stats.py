@@ -18,6 +18,7 @@ from tests.tracer.written import Written
 from tracer.calls import Call, CallTracker, Finding
 from tracer.cli import main
 from tracer.stats import MAX_GROUPS, OTHERS, By, Figures, Row, Statistics, _bucket, _highest
+from tracer.story.correlate import Correlator
 
 CAPTURES = Path(__file__).parents[2] / "captures"
 DOC = Path(__file__).parents[2] / "docs" / "json.md"
@@ -93,28 +94,33 @@ def story(by: By) -> Counter[str]:
     """The calls by group, of a pod with one container, on two hops; its names come after its first calls."""
     make = lambda name, **fields: REGISTRY.message_class(name)(**fields).SerializeToString()  # noqa: E731 # short
     config = {"metadata": {"namespace": "shop", "name": "web-0"}}
-    statistics = Statistics(REGISTRY, by)
-    shim = made_flow(2, "task")
-    for made in (
-        call(opened(1, "Create", TASK), message(1, REQUEST, make(f"{TASK[:-4]}CreateTaskRequest", id=POD)), flow=shim),
-        call(
-            opened(1, "RunPodSandbox"),
-            message(1, REQUEST, make("runtime.v1.RunPodSandboxRequest", config=config)),
-            message(1, RESPONSE, make("runtime.v1.RunPodSandboxResponse", pod_sandbox_id=POD)),
-            ended(1),
+    statistics, correlator, tracker = Statistics(REGISTRY, by), Correlator(REGISTRY), CallTracker()
+    cri, shim, other = made_flow(), made_flow(2, "task"), made_flow(3, "task", socket="/run/containerd/s/x")
+    run = make("runtime.v1.RunPodSandboxRequest", config=config)
+    create = make("runtime.v1.CreateContainerRequest", pod_sandbox_id=POD)
+    start = [make(f"{TASK[:-4]}StartRequest", id=identity) for identity in (CONTAINER, "x")]
+    for flow, *events in (
+        (cri, opened(1, "RunPodSandbox"), message(1, REQUEST, run)),
+        (shim, opened(1, "Create", TASK), message(1, REQUEST, make(f"{TASK[:-4]}CreateTaskRequest", id=POD)), ended(1)),
+        (cri, message(1, RESPONSE, make("runtime.v1.RunPodSandboxResponse", pod_sandbox_id=POD)), ended(1)),
+        (cri, opened(3, "CreateContainer"), message(3, REQUEST, create)),
+        (cri, message(3, RESPONSE, make("runtime.v1.CreateContainerResponse", container_id=CONTAINER)), ended(3)),
+        (shim, opened(3, "Start", TASK), message(3, REQUEST, start[0]), ended(3)),
+        (
+            other,
+            opened(5, "Start", TASK),
+            message(5, REQUEST, start[1]),
+            ended(5),
         ),
-        call(
-            opened(1, "CreateContainer"),
-            message(1, REQUEST, make("runtime.v1.CreateContainerRequest", pod_sandbox_id=POD)),
-            message(1, RESPONSE, make("runtime.v1.CreateContainerResponse", container_id=CONTAINER)),
-            ended(1),
-        ),
-        call(opened(1, "Start", TASK), message(1, REQUEST, make(f"{TASK[:-4]}StartRequest", id=CONTAINER)), flow=shim),
-        call(opened(1, "Start", TASK), message(1, REQUEST, make(f"{TASK[:-4]}StartRequest", id="x")), flow=shim),
     ):
-        statistics.count(made)
-    return Counter({group: sum(row.figures.calls for row in statistics.rows() if row.group == group)
-                    for group in {row.group for row in statistics.rows()}})  # fmt: skip
+        for update in tracker.feed(flow, "grpc", START, list(events)):
+            correlator.update(update)
+            if update.kind == "ended":
+                statistics.count(update.call)
+    counted: Counter[str] = Counter()
+    for row in statistics.rows():
+        counted[row.group] += row.figures.calls
+    return counted
 
 
 def test_calls_are_counted_for_each_pod_container_or_peer() -> None:

@@ -35,6 +35,7 @@ from typing import Final, NamedTuple
 
 from tracer import __version__
 from tracer.capture import blocks
+from tracer.capture.bundle import Bundle, build_block
 from tracer.capture.packets import CARRIED_OVER, HOP_PORTS, MAX_PAYLOAD
 
 ETHERNET_LINK_TYPE: Final = 1
@@ -389,6 +390,12 @@ class CaptureWriter:
             options = blocks.items((blocks.COMMENT, _comment(about)))
             high, low = time_ns >> 32, time_ns & 0xFFFFFFFF
             self._block(blocks.INTERFACE_STATISTICS, interface=0, time_high=high, time_low=low, options=options)
+
+    def keep(self, bundle: Bundle) -> None:
+        """Write a bundle, behind the packet that named it."""
+        block = build_block(bundle)
+        self._write(block)
+        self.state.bytes += len(block)
 
     def finish(self, time_ns: int, done: int = 0) -> None:
         """Write each interface's statistics, but for the first `done`. Conversations that are open stay so: their

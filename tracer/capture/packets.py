@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from tracer.capture.bundle import Bundle
+
 HOP_PORTS: Final[Mapping[str, int]] = {
     "cri": 8080,
     "task": 8088,
@@ -70,3 +72,5 @@ class Notice(NamedTuple):
     text: str
     fatal: bool
     """True: the reading ends here. False: it goes on behind the block in question."""
+    bundle: Bundle | None = None
+    """It is none of these, but a bundle that the capture keeps; `text` says so."""

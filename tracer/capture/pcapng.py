@@ -14,6 +14,7 @@ import socket
 import struct
 from typing import Final, NamedTuple
 
+from tracer.capture.bundle import BLOCK_TYPE, parse_block
 from tracer.capture.notes import note_text
 from tracer.capture.packets import MAX_RECORD, Interface, Notice, Packet
 from tracer.capture.peers import read_comment
@@ -191,6 +192,8 @@ class PcapngReader:
             self._simple(data, start, end, offset, found)
         elif kind == 4:
             self._name_resolution(data, start, end, offset, found)
+        elif kind == BLOCK_TYPE:
+            self._bundle(data[start:end], offset, found)
         elif kind == 5:
             self._statistics(data, start, end, offset, found)
         return length
@@ -304,6 +307,13 @@ class PcapngReader:
         interface, comment = source.interface, "\n".join(comments)
         payload = data[start : start + captured]
         found.append(Packet(self._packets, time_ns, interface, interface.link_type, payload, comment, dropped, offset))
+
+    def _bundle(self, body: bytes, offset: int, found: list[Packet | Notice]) -> None:
+        bundle = parse_block(body)
+        if bundle is None:
+            found.append(Notice(offset, "a bundle's block cannot be read", False))
+        else:
+            found.append(Notice(offset, f"the bundle {bundle.path}", False, bundle))
 
     def _name_resolution(self, data: bytes, start: int, end: int, offset: int, found: list[Packet | Notice]) -> None:
         """Name Resolution Block (§4.5): the first name of each address."""

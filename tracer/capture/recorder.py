@@ -1,9 +1,11 @@
 """The recorder: records of the ring come in, blocks of a pcapng file go out, in a process of its own.
 
 It may be slow, stopped or dead: that costs bytes of the capture, never traffic. One that is started after another was
-killed goes on with its file: what that holds is read from it (`resume`), and what the ring still has is taken once
-more, in which whatever the file has already is passed over. It also finds out who is who (R8), since reading /proc
-would hold up the relay: clients by their pid, servers by the inode of their listening socket.
+killed goes on with its file: that one left what it knew (`checkpoint`), what came into the file since is read from it
+(`resume`), and what the ring still has is taken once more, in which whatever the file has already is passed over.
+
+It also finds out who is who (R8), since reading /proc would hold up the relay: clients by their pid, servers by the
+inode of their listening socket.
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ from typing import Any
 
 from tracer import processes
 from tracer.capture import vsock
+from tracer.capture.bundle import Named, Watcher, read_bundle
 from tracer.capture.carry import Follower
+from tracer.capture.checkpoint import Checkpoint
 from tracer.capture.conversation import CaptureWriter, Interface
 from tracer.capture.monitor import Monitor
 from tracer.capture.notes import note_text
-from tracer.capture.resume import Listener, process_key, read_state
-from tracer.capture.ring import Ring
+from tracer.capture.resume import FIRST_GUEST, Found, Listener, number_in, process_key, read_state
+from tracer.capture.ring import Ring, create
 from tracer.capture.room import MARGIN, RESUME, Disk, Floor, Pause
 from tracer.capture.store import SLICE, Store
 from tracer.output.units import size
@@ -40,12 +44,10 @@ _IDLE_MS = 250
 _NICENESS = 5
 _LOOK_S = 0.25
 """How often a paused capture looks whether there is room again."""
+_SAVE_S, _SAVE_BYTES = 1.0, 4 << 20
+"""What is known is kept for a successor after so long and so many bytes of the file, whichever is later."""
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ENHANCED_PACKET = b"\x06\0\0\0"
-_FIRST_GUEST = 1 << 48
-"""Connections of AF_VSOCK are numbered from here, those of the relay from 1."""
-_MISSING = 4096
-"""How many numbers of connections that have not come are remembered: after a worker's death they may come later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,63 +86,54 @@ class _Guest:
         return Record(kind, direction, self.number, self.ends[direction], time_ns, memoryview(data))
 
 
-class _Known:
-    """Which connections have come, without a list of all of them."""
+@dataclass(slots=True)
+class _Saved:
+    """What a recorder knows, for the one after it."""
 
-    def __init__(self) -> None:
-        self._highest = 0
-        self._missing: dict[int, None] = {}
-
-    @property
-    def highest(self) -> int:
-        """The highest number of all."""
-        return self._highest
-
-    def begin(self, highest: int) -> None:
-        """All up to this number were before the file."""
-        self._highest = highest
-
-    def add(self, number: int) -> bool:
-        """Take note of one; False: it was there."""
-        if number in self._missing:
-            del self._missing[number]
-            return True
-        if number <= self._highest:
-            return False
-        for each in range(max(self._highest + 1, number - _MISSING), number):
-            self._missing[each] = None
-        while len(self._missing) > _MISSING:
-            del self._missing[next(iter(self._missing))]
-        self._highest = number
-        return True
+    file: int = 1
+    """The number of the file, as far as it goes in `found`."""
+    found: Found = field(default_factory=Found)
+    packets_before: int = 0
+    bytes_before: int = 0
+    sockets: dict[int, _Socket] = field(default_factory=dict)
+    followers: dict[int, Follower] = field(default_factory=dict)
+    pause: Pause | None = None
+    """In it, nothing is written: what is in the file behind `found` was not meant to stay."""
+    pending: bytes = b""
+    begun: bytes = b""
+    dropped: int = 0
+    """Bytes in all, by then."""
 
 
 class Recorder:
     """Writes a capture from one ring of records. `fd` may have what another recorder wrote before it was killed.
 
-    `files`: the capture is a row of files, of which `fd` is the first. `link` is to the worker: `{"listener": N,
-    "server": PID}`, `{"limit": TEXT}`, `{"disk": TEXT}`.
+    `files`: the capture is a row of files instead, of which the first is there. `link` is to the worker: `{"listener":
+    N, "server": PID}`, `{"limit": TEXT}`, `{"disk": TEXT}`.
 
     `monitor`: what it sees of AF_VSOCK is recorded too, as connections of hop agent.
 
     Where its disk is full, or has less free than it is to keep, it pauses (R9): traffic that passes is dropped and
-    counted, and shows as gaps once there is room again. One that is killed in a pause loses what it held back.
+    counted, and shows as gaps once there is room again.
     """
 
     def __init__(
         self,
-        fd: int,
+        fd: int | None,
         limits: Limits,
         link: socket.socket,
         files: Ring | None = None,
         monitor: Monitor | None = None,
+        *,
+        bundles: bool = True,
     ) -> None:
         self._monitor = monitor
         self._guests: dict[vsock.Connection, _Guest] = {}
         self.limits = limits
+        self._watcher = Watcher() if bundles else None
         self.link = link
+        self._fd = fd
         self._files = files
-        self._store = Store(fd)
         self._number = 1
         """Of the file."""
         self._pending: list[bytes] = []
@@ -155,6 +148,10 @@ class Recorder:
         self._look_at = 0.0
         self._dropped = 0
         """Bytes of traffic, of records that are not released yet."""
+        self._save_at = 0.0
+        self._saved_size = 0
+        self._has_to_save = False
+        """Before a record is released."""
         self._ended = False
 
     def run(self, shared: Shared) -> None:
@@ -162,6 +159,7 @@ class Recorder:
         os.nice(_NICENESS)
         shared.make_pages()
         words = self._words = shared.words
+        self._checkpoint = Checkpoint(shared.recorder_notes)
         self._go_on()
         reader = RingReader(shared)
         poll = select.poll()
@@ -193,60 +191,102 @@ class Recorder:
             self._fail("capture stopped: no space left on its disk")
         words[sh.RECORDER_STATE] = RecorderState.FAILED if self._failed else RecorderState.COMPLETE
         self._store.close()
+        self._checkpoint.clear()
 
     def _now(self) -> int:
         return time.monotonic_ns() + self._words[sh.CLOCK_OFFSET]
 
     def _go_on(self) -> None:
         """Go on where the file ends, the newest one of a ring."""
-        if self._files is not None:
-            written = self._files.list()
-            if written and written[-1][0] > self._number:
-                self._number, path = written[-1]
-                self._store.close()
-                self._store = Store(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
-            self._switch_at = time.monotonic() + (self._files.seconds or float("inf"))
-        self._followers: dict[int, Follower] = {}
+        self._store = Store(self._open_file())
+        saved = self._checkpoint.load()
+        if not isinstance(saved, _Saved):
+            saved = _Saved()
+        elif saved.file != self._number or saved.found.size > self._store.size:
+            for at in saved.sockets.values():  # this file may not describe all of them
+                at.interface.number = -1
+            saved = _Saved(sockets=saved.sockets)
+        self._followers, self._pause = saved.followers, saved.pause
         with self._store.read() as data:
-            found = read_state(data, self._follow if self._files is not None else None)
+            whole = data if saved.pause is None else data[: saved.found.size]
+            found = read_state(whole, self._follow if self._files is not None else None, saved.found)
+            whole.release()
         self._store.cut(found.size)
+        self._saved_size = found.size
         self._writer = CaptureWriter(self._take, found.state)
         self._followers = {
             number: each for number, each in self._followers.items() if number in found.state.conversations
         }
-        self._words[sh.PAUSED_NS] = 0
-        before = found.about
-        self._packets_before, self._bytes_before = _number(before, "packets"), _number(before, "bytes")
+        self._section = before = found.about
+        self._packets_before = saved.packets_before or number_in(before, "packets")
+        self._bytes_before = saved.bytes_before or number_in(before, "bytes")
         self._statistics = found.statistics
         self._last_ns = self._noted_ns = found.last_ns
-        self._known = _Known()
-        self._known.begin(_number(before, "connections"))
-        found.state.addresses = max(found.state.addresses, _number(before, "addresses"))
-        for number in sorted(found.connections):
-            if number < _FIRST_GUEST:
-                self._known.add(number)
+        self._known = found.known
+        found.state.addresses = max(found.state.addresses, number_in(before, "addresses"))
+        if saved.pending:
+            self._pending, self._pending_bytes = [saved.pending], len(saved.pending)
+        self._begun = saved.begun
+        self._words[sh.PAUSED_NS] = 0
+        if self._pause is not None:
+            self._words[sh.PAUSED_NS] = self._pause.since_ns
+            self._pause.bytes += self._words[sh.DROPPED_BYTES] - saved.dropped
         self._open = {
             number: sum(not side.closed for side in talk.sides) for number, talk in found.state.conversations.items()
         }
         """Connections in the file, with how many of their directions are open."""
-        self._sockets: dict[int, _Socket] = {}
+        self._sockets = saved.sockets
         for interface in found.state.interfaces:
             listener = Listener.of(interface)
             hop = interface.description.split(" ", 1)[0]
-            self._sockets[listener.number] = _Socket(interface, hop, listener.file)
-        if not found.size:
+            at = self._sockets.setdefault(listener.number, _Socket(interface, hop, listener.file))
+            at.interface = interface
+        if not found.size and self._pause is None:
             self._writer.start(self._now(), "")
         if found.shaken is not None:
             self._writer.shake_hands(*found.shaken, found.last_ns)
         if found.unheard is not None:
             self._writer.last_word(*found.unheard, found.last_ns)
-        self._next_guest = max((_FIRST_GUEST - 1, *found.connections)) + 1
-        for number in [number for number in self._open if number >= _FIRST_GUEST]:
+        self._next_guest = found.last_guest + 1
+        for number in [number for number in self._open if number >= FIRST_GUEST]:
             self._cut(number)
         limits = self.limits
         if limits.packets and self._packets_before + found.state.packets >= limits.packets:
             self._stop(f"{limits.packets} packets captured")
-        self._write_out()
+        if self._pause is None:
+            self._write_out()
+
+    def _open_file(self) -> int:
+        """Open the file, the newest one of a ring; the first one anew if somebody has removed them all."""
+        files = self._files
+        if files is None:
+            assert self._fd is not None
+            return self._fd
+        self._switch_at = time.monotonic() + (files.seconds or float("inf"))
+        files.forget_begun()
+        written = files.list()
+        if written:
+            self._number, path = written[-1]
+            return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._number = self._words[sh.CAPTURE_FILE] + 1
+        return create(files.name(self._number))
+
+    def _save(self) -> None:
+        """Leave what is known to a successor, if it is time, or has to be."""
+        if self._failed or not (
+            self._has_to_save
+            or (self._store.size - self._saved_size >= _SAVE_BYTES and time.monotonic() >= self._save_at)
+        ):
+            return
+        found = Found(self._store.size, self._section, self._writer.state, self._last_ns, self._known)
+        found.last_guest, found.statistics = self._next_guest - 1, self._statistics
+        saved = _Saved(self._number, found, self._packets_before, self._bytes_before, self._sockets, self._followers)
+        saved.pause, saved.pending, saved.begun = self._pause, b"".join(self._pending), self._begun
+        saved.dropped = self._words[sh.DROPPED_BYTES] + self._dropped
+        # Once there are no more packets, the file is not what the writer takes it for.
+        self._checkpoint.save(None if self._full else saved)
+        self._has_to_save = False
+        self._saved_size, self._save_at = self._store.size, time.monotonic() + _SAVE_S
 
     def _drain(self, reader: RingReader) -> bool:
         """Take what is there; whether there was anything."""
@@ -261,6 +301,7 @@ class Recorder:
             self._keep_slices_short()
         if self._pause is None:
             self._write_out()
+        self._save()
         self._words[sh.DROPPED_BYTES] += self._dropped
         self._dropped = 0
         if not self._ended:  # else whoever comes after us has to see that it is
@@ -286,7 +327,10 @@ class Recorder:
             if number in self._open:
                 if self._files is not None:
                     self._follow_record(record)
+                named = self._named(record) if self._watcher is not None and not record.direction else []
                 self._writer.data(number, record.direction, record.offset, record.time_ns, record.payload)
+                for each in named:
+                    self._writer.keep(read_bundle(number, each))
         elif record.kind == Kind.OPEN:
             if self._known.add(number):
                 self._opened(number, record.time_ns, bytes(record.payload))
@@ -298,6 +342,8 @@ class Recorder:
                 if not self._open[number]:
                     del self._open[number]
                     self._followers.pop(number, None)
+                    if self._watcher is not None:
+                        self._watcher.ended(number)
         elif record.kind == Kind.LISTENER:
             self._listener(json.loads(bytes(record.payload)))
         elif record.kind == Kind.CLOCK:
@@ -306,6 +352,13 @@ class Recorder:
         elif record.kind == Kind.END:
             self._ended = True
         self._last_ns = max(self._last_ns, record.time_ns)
+
+    def _named(self, record: Record) -> list[Named]:
+        """The bundles that a request to a shim names; none of what the file has already."""
+        talk = self._writer.state.conversations[record.connection]
+        if self._watcher is None or talk.about.get("hop") != "task" or record.offset < talk.sides[0].end:
+            return []
+        return self._watcher.feed(record.connection, record.offset, bytes(record.payload))
 
     # --- AF_VSOCK ---
 
@@ -392,7 +445,7 @@ class Recorder:
         rest = self._taken()
         self._packets_before += writer.packets
         self._bytes_before += self._store.size + len(rest)
-        about = {
+        self._section = {
             "podwire": 1,
             "file": self._number + 1,
             "packets": self._packets_before,
@@ -400,7 +453,7 @@ class Recorder:
             "connections": self._known.highest,
             "addresses": writer.state.addresses,
         }
-        writer.next_file(time_ns, json.dumps(about), self._listening())
+        writer.next_file(time_ns, json.dumps(self._section), self._listening())
         for number in self._open:
             follower = self._followers.get(number)
             writer.carry(number, time_ns, follower.carried() if follower is not None else [])
@@ -419,6 +472,7 @@ class Recorder:
             return
         self._begun = b""
         self._number += 1
+        self._has_to_save = True
         self._switch_at = time.monotonic() + (files.seconds or float("inf"))
         self._tell_words()
 
@@ -433,9 +487,11 @@ class Recorder:
         if number not in self._sockets and self._pause is not None:
             interface = Interface(-1, path, f"{hop} {path}", Listener(number, file).comment())
             self._sockets[number] = _Socket(interface, hop, file)  # described once a connection comes
+            self._has_to_save = True
         elif number not in self._sockets:
             interface = self._describe(path, f"{hop} {path}", Listener(number, file).comment())
             self._sockets[number] = _Socket(interface, hop, file)
+            self._has_to_save = True
         self._find_server(number)  # again too: a worker asks once more if that process ended, or if it took over
 
     def _describe(self, name: str, description: str, comment: str) -> Interface:
@@ -564,6 +620,7 @@ class Recorder:
 
     def _begin_pause(self, why: str) -> None:
         self._pause = Pause(self._now())
+        self._has_to_save = True
         self._words[sh.PAUSED_NS] = self._pause.since_ns
         self._tell_worker({"disk": why})
 
@@ -572,7 +629,7 @@ class Recorder:
         number = record.connection
         if record.kind == Kind.OPEN:
             if self._known.add(number):
-                pause.keep(record)
+                self._keep(record, pause)
         elif record.kind == Kind.CLOCK or number in pause.kept:
             self._hold_known(record, pause)
         elif number in self._open:
@@ -583,13 +640,18 @@ class Recorder:
 
     def _hold_known(self, record: Record, pause: Pause) -> None:
         if record.kind != Kind.DATA:
-            pause.keep(record)
+            self._keep(record, pause)
         elif not self._full:
             pause.drop(record)
             self._dropped += len(record.payload)
 
+    def _keep(self, record: Record, pause: Pause) -> None:
+        pause.keep(record)
+        self._has_to_save = True
+
     def _go_on_writing(self, pause: Pause) -> None:
         """Write what was kept, as far as the disk takes it."""
+        self._has_to_save = True
         self._pause = None
         self._write_out()
         if self._pause is None and self._begun and self._files is not None:
@@ -623,8 +685,3 @@ class Recorder:
         self._words[sh.CAPTURE_PACKETS] = self._packets_before + self._writer.packets
         self._words[sh.CAPTURE_BYTES] = self._bytes_before + self._store.size
         self._words[sh.CAPTURE_FILE] = self._number
-
-
-def _number(about: dict[str, object], key: str) -> int:
-    value = about.get(key)
-    return value if isinstance(value, int) else 0

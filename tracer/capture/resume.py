@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -24,10 +24,45 @@ _HEADERS = struct.Struct(">18xH6x12sIIH6x")
 _HEADERS_SIZE: Final = 54
 _OPTION = struct.Struct("<HH")
 _MASK: Final = 0xFFFFFFFF
+FIRST_GUEST: Final = 1 << 48
+"""Connections of AF_VSOCK are numbered from here, those of the relay from 1."""
+_MISSING: Final = 4096
+"""How many numbers of connections that have not come are remembered: after a worker's death they may come later."""
 
 Payload = Callable[[int, int, int, bytes, int], None]
 """Told of each packet with bytes, or after a gap: connection, direction, bytes missing before it, its own, and its
 time, or that of the beginning of the call that it carries over."""
+
+
+class Known:
+    """Which connections have come, without a list of all of them."""
+
+    def __init__(self) -> None:
+        self._highest = 0
+        self._missing: dict[int, None] = {}
+
+    @property
+    def highest(self) -> int:
+        """The highest number of all."""
+        return self._highest
+
+    def begin(self, highest: int) -> None:
+        """All up to this number were before the file."""
+        self._highest = highest
+
+    def add(self, number: int) -> bool:
+        """Take note of one; False: it was there."""
+        if number in self._missing:
+            del self._missing[number]
+            return True
+        if number <= self._highest:
+            return False
+        for each in range(max(self._highest + 1, number - _MISSING), number):
+            self._missing[each] = None
+        while len(self._missing) > _MISSING:
+            del self._missing[next(iter(self._missing))]
+        self._highest = number
+        return True
 
 
 @dataclass(slots=True)
@@ -41,8 +76,10 @@ class Found:
     state: State = field(default_factory=State)
     last_ns: int = 0
     """Time of the last packet or note."""
-    connections: set[int] = field(default_factory=set)
-    """All that the file has, those that have ended too."""
+    known: Known = field(default_factory=Known)
+    """All connections of the relay that the file has, and those of the files before it."""
+    last_guest: int = FIRST_GUEST - 1
+    """The highest number of a connection of AF_VSOCK."""
     statistics: int = 0
     """Interfaces that have their statistics at the end of the file."""
     shaken: tuple[Conversation, int] | None = None
@@ -51,21 +88,25 @@ class Found:
     """A connection whose last FIN is the file's last packet, and the direction that has to acknowledge it."""
 
 
-def read_state(data: memoryview, payload: Payload | None = None) -> Found:
-    """Read a file as far as its blocks are whole."""
-    return _Reader(data, payload).read()
+def read_state(data: memoryview, payload: Payload | None, found: Found) -> Found:
+    """Read a file as far as its blocks are whole, on from where `found` is, which may be its beginning."""
+    return _Reader(data, payload, found).read()
 
 
 class _Reader:
-    def __init__(self, data: memoryview, payload: Payload | None) -> None:
+    def __init__(self, data: memoryview, payload: Payload | None, found: Found) -> None:
         self._data, self._payload = data, payload
-        self._found = Found()
-        self._ends: dict[bytes, tuple[int, int, Conversation]] = {}
+        self._found = found
+        self._ends = {
+            side.pairs: (number, direction, talk)
+            for number, talk in found.state.conversations.items()
+            for direction, side in enumerate(talk.sides)
+        }
         """By addresses and ports: connection and direction."""
 
     def read(self) -> Found:
         data, found = self._data, self._found
-        at, size = 0, len(data)
+        at, size = found.size, len(data)
         while size - at >= 12:
             kind, length = _BLOCK.unpack_from(data, at)
             if length < 12 or length % 4 or length > size - at:
@@ -77,6 +118,7 @@ class _Reader:
                 self._packet(start, end)
             elif kind == blocks.SECTION_HEADER:
                 found.about = read_comment(_text(self._options(start + 16, end).get(blocks.COMMENT)))
+                found.known.begin(number_in(found.about, "connections"))
             elif kind == blocks.INTERFACE_DESCRIPTION:
                 self._interface(start, end)
             elif kind == blocks.NAME_RESOLUTION:
@@ -170,7 +212,10 @@ class _Reader:
             both[0].end, both[1].end = begin
         talk = Conversation(interface, both, about)
         state.conversations[conn] = talk
-        self._found.connections.add(conn)
+        if conn < FIRST_GUEST:
+            self._found.known.add(conn)
+        else:
+            self._found.last_guest = max(conn, self._found.last_guest)
         self._ends[pairs] = conn, 0, talk
         self._ends[server + client + pairs[10:] + pairs[8:10]] = conn, 1, talk
         self._found.shaken = talk, 1
@@ -202,6 +247,12 @@ class _Reader:
             options[code] = bytes(self._data[start + 4 : start + 4 + length])
             start += 4 + (length + 3 & ~3)
         return options
+
+
+def number_in(about: Mapping[str, object], key: str) -> int:
+    """A number of a comment's object; 0 if it is not there."""
+    value = about.get(key)
+    return value if isinstance(value, int) else 0
 
 
 def process_key(about: object, name: str) -> tuple[str, int]:

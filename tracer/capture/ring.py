@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -33,6 +34,11 @@ class Ring:
         """Return the path of a file that is being begun."""
         folder, name = os.path.split(self.path)
         return f"{folder}/.{name}.begun"
+
+    def forget_begun(self) -> None:
+        """Remove the file that somebody was beginning when they were killed."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.partial())
 
     def list(self) -> list[tuple[int, str]]:
         """Return the files that are there, by number, the oldest first."""

@@ -107,7 +107,7 @@ class Pause:
 
     def keep(self, record: Record) -> None:
         """Keep one that is not of traffic; what lies in the ring is copied."""
-        record = record._replace(payload=memoryview(bytes(record.payload)))
+        record = record._replace(payload=bytes(record.payload))
         number = record.connection
         of = self.kept.setdefault(number, [])
         of.append(record)

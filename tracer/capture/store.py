@@ -46,8 +46,7 @@ class Store:
     def begin(self, ring: Ring, number: int, data: bytes) -> None:
         """Go on in the next file of a ring, which comes into being with all that it begins with."""
         partial = ring.partial()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial)
+        ring.forget_begun()
         store = Store(create(partial))
         try:
             store.write(data)

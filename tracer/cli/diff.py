@@ -8,21 +8,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from protos.errors import PodwireError
-from tracer.cli.decode import (
-    add_filter_option,
-    add_registry_options,
-    broken_off,
-    load_registry,
-    make_filter,
-    say_errors,
-    with_progress,
-)
+from tracer.cli.decode import add_filter_option, add_registry_options, load_registry, make_filter, say_errors
+from tracer.cli.reading import Placed, read_placed
 
 if TYPE_CHECKING:  # heavy: imported by run
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     from protos.registry import Registry
-    from tracer.calls import Call
+    from tracer.calls import Call, Update
     from tracer.diffing import Difference, Side
     from tracer.filtering import Filter
 
@@ -75,41 +68,46 @@ def run(args: argparse.Namespace) -> int:
 def _side(path: str, registry: Registry, filter: Filter | None, pod: str) -> Side:
     """Read one capture, twice where it is asked which calls are of a pod. Raises PodwireError."""
     from tracer.diffing import Side
-    from tracer.stats import PodNames
 
-    names = PodNames(registry)
-    if pod:
-        if path == "-":
-            raise PodwireError("diff --pods reads its captures twice: it needs files")
-        for call, _ in _calls(path):
-            names.learn(call)
-        if not names.has(pod):
-            raise PodwireError(f"{path}: no call tells of a pod {pod}")
+    ids = _ids(path, registry, pod) if pod else frozenset()
     side = Side(registry)
-    for call, now_ns in _calls(path):
-        if (not pod or names.is_of(call, pod)) and (filter is None or filter.wants(call, now_ns)):
+
+    def take(call: Call, now_ns: int) -> None:
+        if (not pod or _is_of(call, ids)) and (filter is None or filter.wants(call, now_ns)):
             side.add(call)
+
+    placed = _read(path, registry, lambda update: take(update.call, update.time_ns) if update.kind == "ended" else None)
+    for call in placed.open_calls:
+        take(call, placed.end_ns)
     return side
 
 
-def _calls(path: str) -> Iterator[tuple[Call, int]]:
-    """All calls of a capture, each when it ends, with that time. Raises PodwireError if it breaks off."""
-    from tracer.capture.growing import open_recorded
-    from tracer.pipeline import Decoder
+def _ids(path: str, registry: Registry, pod: str) -> frozenset[str]:
+    """Return the ids of a pod's sandbox and containers. Raises PodwireError if there is no such pod."""
+    if path == "-":
+        raise PodwireError("diff --pods reads its captures twice: it needs files")
+    correlator = _read(path, registry, None).correlator
+    found = [each for each in correlator.pods if each.label() == pod or (each.id and each.id.startswith(pod))]
+    if not found:
+        raise PodwireError(f"{path}: no call tells of a pod {pod}")
+    ids = {each.id for each in found}
+    ids |= {each.id for each in correlator.containers.values() if each.pod in found}
+    return frozenset(ids - {""})
 
-    decoder = Decoder()
-    with open_recorded(path) as capture:
-        for item in with_progress(capture):
-            for update in decoder.feed(item):
-                if update.kind == "ended":
-                    yield update.call, update.time_ns
-                elif update.kind == "notice" and update.fatal:
-                    raise PodwireError(f"{path}: {broken_off(update)}")
-    for update in decoder.finish():
-        if update.kind == "ended":
-            yield update.call, update.time_ns
-    for call in decoder.open_calls():
-        yield call, decoder.now_ns
+
+def _read(path: str, registry: Registry, each: Callable[[Update], object] | None) -> Placed:
+    placed = read_placed(path, registry, each)
+    if placed.broken:
+        raise PodwireError(f"{path}: {placed.broken}")
+    return placed
+
+
+def _is_of(call: Call, ids: frozenset[str]) -> bool:
+    place = call.place
+    if place is None:
+        return False
+    of_container = place.container is not None and place.container.id in ids
+    return of_container or (place.pod is not None and place.pod.id in ids)
 
 
 def _lines(found: list[Difference]) -> list[str]:

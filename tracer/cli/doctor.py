@@ -95,8 +95,8 @@ def _sessions(*, mend_now: bool) -> Iterator[Finding]:
 
 
 def _dead(session: Session, paths: str, *, mend_now: bool) -> Iterator[Finding]:
-    from tracer.relay.held import locked, mend, runtime_folder
-    from tracer.sessions import lost_with
+    from tracer.relay.held import locked, runtime_folder
+    from tracer.sessions import lost_with, mend_dead
 
     name = f"podwire {session.pid}"
     lost = lost_with(session.held)
@@ -106,7 +106,7 @@ def _dead(session: Session, paths: str, *, mend_now: bool) -> Iterator[Finding]:
         yield Finding("no", "left behind", f"{name} died holding {paths}: podwire doctor --mend gives it back")
         return
     with locked(runtime_folder()):
-        done = mend(session.held)
+        done = mend_dead(session.held)
     for path, left in done:
         yield Finding("ok", "mended", f"{path} of {name}: {left.value}")
     yield Finding("ok", "mended", f"what {name} left in {runtime_folder()}")

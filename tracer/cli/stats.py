@@ -8,18 +8,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from protos.errors import PodwireError
-from tracer.cli.decode import (
-    add_filter_option,
-    add_registry_options,
-    broken_off,
-    load_registry,
-    make_filter,
-    say_errors,
-    with_progress,
-)
-from tracer.cli.reading import running_capture
+from tracer.cli.decode import add_filter_option, add_registry_options, load_registry, make_filter, say_errors
+from tracer.cli.reading import read_placed, running_capture
 
 if TYPE_CHECKING:  # heavy: imported by run
+    from protos.registry import Registry
+    from tracer.calls import Update
     from tracer.filtering import Filter
     from tracer.stats import Row, Statistics
 
@@ -51,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     filter = make_filter(args, registry)
     path = args.file or running_capture("stats")
     statistics = Statistics(registry, args.by)
-    broken = _count(path, statistics, filter)
+    broken = _count(path, statistics, filter, registry)
     rows = statistics.rows()
     write = _json_lines if args.json else _table
     for line in write(rows, args.by):
@@ -65,28 +59,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _count(path: str, statistics: Statistics, filter: Filter | None) -> str:
+def _count(path: str, statistics: Statistics, filter: Filter | None, registry: Registry) -> str:
     """Read a capture; return why it broke off, if it did."""
-    from tracer.capture.growing import open_recorded
-    from tracer.pipeline import Decoder
 
-    decoder = Decoder()
-    broken = ""
-    with open_recorded(path) as capture:
-        for item in with_progress(capture):
-            for update in decoder.feed(item):
-                if update.kind == "ended":
-                    if filter is None or filter.wants(update.call, update.time_ns):
-                        statistics.count(update.call)
-                elif update.kind == "notice" and update.fatal:
-                    broken = broken_off(update)
-    for update in decoder.finish():
+    def take(update: Update) -> None:
         if update.kind == "ended" and (filter is None or filter.wants(update.call, update.time_ns)):
             statistics.count(update.call)
-    for call in decoder.open_calls():
-        if filter is None or filter.wants(call, decoder.now_ns):
+
+    placed = read_placed(path, registry, take)
+    for call in placed.open_calls:
+        if filter is None or filter.wants(call, placed.end_ns):
             statistics.count(call)
-    return broken
+    return placed.broken
 
 
 def _table(rows: list[Row], by: str) -> list[str]:

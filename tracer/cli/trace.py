@@ -95,6 +95,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "socket (agent) instead of the usual ones",
     )
     parser.add_argument(
+        "--no-bundle",
+        action="store_true",
+        help="do not read the folders of containers that calls name into the capture",
+    )
+    parser.add_argument(
         "-i", metavar="IFACE", default="", help="AF_VSOCK too (QEMU's guests), from a vsockmon interface"
     )
     parser.add_argument("--existing", action="store_true", help="trace shims and VMs that run already, too")
@@ -188,7 +193,8 @@ def run(args: argparse.Namespace) -> int:
     ring = make_ring(args, capture)
     most = int(stops.get("filesize", 0) * 1000)
     floor = args.min_free or (FOREGROUND if ring is None else background())
-    options = Options(targets, Limits(args.c, most, floor), stops.get("duration", 0.0), args.force, ring, args.i)
+    limits, bundles = Limits(args.c, most, floor), not args.no_bundle
+    options = Options(targets, limits, stops.get("duration", 0.0), args.force, ring, args.i, bundles)
     out = None if args.w == "-" and not args.P else (sys.stderr if args.w == "-" else sys.stdout)
     screen = args.w != "-" and not args.detach and not args.calls and wants_screen(args)
     said: list[str] = []
@@ -209,6 +215,8 @@ def run(args: argparse.Namespace) -> int:
     for line in _folders(targets):
         tell(line)
     detached = False
+    if named:
+        say(f"{args.w} will hold environment, credentials and command lines (podwire redact masks them in a copy)")
     try:
         live.start()
         with closing(live):

@@ -17,6 +17,7 @@ from dissectors.render import Renderer
 from protos.registry import Registry
 from tracer.calls import Call, CallUpdate, Finding, Message, Update
 from tracer.capture.flows import Endpoint, Flow
+from tracer.output.bundles import bundle_object
 from tracer.output.codes import reset_name, status_name
 from tracer.output.fields import EVENT_CARRIERS, EVENT_ID_PATHS, ID_PATHS
 from tracer.output.summary import said_twice
@@ -140,6 +141,9 @@ class JsonPrinter:
             pieces.append(f'"response_metadata":{self._metadata(call.response_metadata)}')
         if call.trailers:
             pieces.append(f'"trailers":{self._metadata(call.trailers)}')
+        if call.bundles:
+            shown = [bundle_object(bundle, show_secrets=self._show_secrets) for bundle in call.bundles]
+            pieces.append(f'"bundles":{self._encode(shown)}')
         if more:
             pieces.append(self._encode(more)[1:-1])
         return ",".join(pieces) + "}"

@@ -7,6 +7,7 @@ from dissectors.masking import mask_metadata
 from dissectors.render import Renderer
 from protos.registry import Registry
 from tracer.calls import Call
+from tracer.output.bundles import bundle_lines
 from tracer.output.codes import status_name
 from tracer.output.escape import escape
 from tracer.output.peers import peer_text
@@ -62,6 +63,8 @@ class VerboseDetails:
                 lines += [escape(line) for line in self._renderer.guess_text(message.payload, INDENT)]
         if not answered:
             lines += self._metadata("response metadata", call.response_metadata)
+        for bundle in call.bundles:
+            lines += bundle_lines(bundle, show_secrets=self._renderer.show_secrets)
         lines += self._metadata("trailers", call.trailers)
         if call.status is not None and call.status.code:
             lines.append(f"    status {status_name(call.status.code)} {escape(call.status.message)}".rstrip())

@@ -139,7 +139,7 @@ class Holder:
         with suppress(OSError):  # a user who was nice at the start has to stay so
             os.setpriority(os.PRIO_PROCESS, 0, 0)
         link = relay.recorders_end
-        surroundings.close_all_but({link.fileno(), relay.shared.fd, relay.shared.recorder_wake, *relay.keep})
+        surroundings.close_all_but({link.fileno(), *relay.shared.descriptors, *relay.keep})
         link.setblocking(True)
         try:
             relay.run_recorder(relay.shared, link)

@@ -52,7 +52,7 @@ class Relay:
     def descriptors(self) -> set[int]:
         """All of these: they stay open when a successor closes what it does not know."""
         sockets = (self.control, self.recorder, self.recorders_end)
-        mine = {self.shared.fd, self.shared.recorder_wake, self.held.fd, *self.keep}
+        mine = {*self.shared.descriptors, self.held.fd, *self.keep}
         return mine | {each.fileno() for each in sockets}
 
     def tell(self, event: str, **what: object) -> None:

@@ -123,7 +123,7 @@ class Record(NamedTuple):
     connection: int
     offset: int
     time_ns: int
-    payload: memoryview
+    payload: memoryview | bytes
 
 
 class Shared:
@@ -139,6 +139,13 @@ class Shared:
         self.table = self._bytes[_TABLE_AT:_RING_AT].cast("Q")
         self.ring = self._bytes[_RING_AT:]
         self.recorder_wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.recorder_notes = os.memfd_create("recorder", os.MFD_CLOEXEC)
+        """What a recorder leaves to the one after it; nobody else knows what is in there."""
+
+    @property
+    def descriptors(self) -> set[int]:
+        """All that it has."""
+        return {self.fd, self.recorder_wake, self.recorder_notes}
 
     def make_pages(self) -> None:
         """Have the kernel make the ring's pages now: a page that is made when it is first touched costs the worker
@@ -151,8 +158,8 @@ class Shared:
         for view in (self.words, self.table, self.ring, self._bytes):
             view.release()
         self._map.close()
-        os.close(self.recorder_wake)
-        os.close(self.fd)
+        for fd in self.descriptors:
+            os.close(fd)
 
 
 class Snapshot(NamedTuple):

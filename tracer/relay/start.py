@@ -40,7 +40,7 @@ def start_relay(plan: Plan, run_recorder: RunRecorder, keep: list[int]) -> tuple
 def _become_relay(
     plan: Plan, run_recorder: RunRecorder, shared: Shared, control: socket.socket, keep: list[int]
 ) -> None:
-    surroundings.leave({control.fileno(), shared.fd, shared.recorder_wake, *keep})
+    surroundings.leave({control.fileno(), *shared.descriptors, *keep})
     recorder, recorders_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for one in (control, recorder, recorders_end):
         one.setblocking(False)

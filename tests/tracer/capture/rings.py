@@ -88,7 +88,7 @@ def put(ring: RingWriter, step: Step) -> Step | None:
 
 def put_all(ring: RingWriter, steps: Iterable[Step]) -> Iterator[Step]:
     """Write records as there is room for them, and give each out that was written."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     for step in steps:
         rest = put(ring, step)
         while rest is not None:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from dissectors.ttrpc_frames import build_frame
+from dissectors.ttrpc_messages import build_request
+from tests.tracer.capture.files import read_pcapng
 from tests.tracer.capture.rings import (
     START_NS,
     Step,
@@ -24,6 +27,8 @@ from tests.tracer.capture.rings import (
     script,
     shared_memory,
 )
+from tracer.capture.packets import Notice
+from tracer.capture import recorder
 from tracer.capture.recorder import Limits, Recorder
 from tracer.relay import shared as sh
 from tracer.relay.shared import Kind, RecorderState, RingWriter, Shared
@@ -133,7 +138,12 @@ def run_in_child(act: Callable[[], None]) -> int:
     return pid
 
 
-def test_recorders_killed_at_any_moment_lose_nothing_and_write_nothing_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("save_bytes", [0, 1 << 20, 1 << 40])
+def test_recorders_killed_at_any_moment_lose_nothing_and_write_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_bytes: int
+) -> None:
+    monkeypatch.setattr(recorder, "_SAVE_BYTES", save_bytes)
+    monkeypatch.setattr(recorder, "_SAVE_S", 0.0)
     path = tmp_path / "x"
     path.touch()
     steps = script(5, 4_000, 60_000)
@@ -162,4 +172,63 @@ def test_recorders_killed_at_any_moment_lose_nothing_and_write_nothing_twice(tmp
         os.close(fd)
         ours.close()
     assert kills >= 8
+    assert read(path) == expected(steps)
+
+
+@pytest.mark.parametrize("bundles", [True, False])
+def test_a_bundle_is_kept_behind_the_call_that_names_it_unless_it_is_not_wanted(tmp_path: Path, bundles: bool) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "address").write_text("unix:///x")
+    request = b"\x0a\x01c\x12" + bytes((len(str(folder)),)) + str(folder).encode()
+    frame = build_frame(1, 1, 0, build_request("containerd.task.v3.Task", "Create", request))
+    steps = [
+        listener(1, hop="task"),
+        opening(1, 1, START_NS),
+        opening(2, 1, START_NS),
+        Step(Kind.DATA, 0, 1, 0, START_NS + 1, frame),
+        Step(Kind.DATA, 0, 2, 0, START_NS + 1, frame),
+        Step(Kind.END, 0, 0, 0, START_NS + 2, b""),
+    ]
+    path = tmp_path / "x.pcapng"
+    path.touch()
+    with shared_memory(1 << 20) as (shared, _, link):
+        writer = RingWriter(shared)
+        assert not any(put(writer, step) for step in steps)
+        Recorder(os.open(path, os.O_RDWR), Limits(), link, bundles=bundles).run(shared)
+    found = read_pcapng(path.read_bytes())
+    kept = [each.bundle for each in found if isinstance(each, Notice) and each.bundle is not None]
+    assert [(each.connection, each.stream, each.id, each.path) for each in kept] == (
+        [(1, 1, "c", str(folder))] if bundles else []
+    )
+    record(tmp_path / "again", steps, content=path.read_bytes())  # it was killed before it released anything
+    again = [each for each in read_pcapng((tmp_path / "again").read_bytes()) if isinstance(each, Notice)]
+    assert len(again) == len(kept)
+
+def test_of_a_long_file_only_what_came_since_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its beginning is not to be read for a while."""
+    monkeypatch.setattr(recorder, "_SAVE_BYTES", 0)
+    monkeypatch.setattr(recorder, "_SAVE_S", 0.0)
+    path = tmp_path / "x"
+    path.touch()
+    steps = script(5, 800, 20_000)
+    with shared_memory(RING) as (shared, _, link):
+        fd = os.open(path, os.O_RDWR)
+
+        def start() -> int:
+            return run_in_child(lambda: Recorder(os.dup(fd), Limits(), link).run(shared))
+
+        child = start()
+        for number, _ in enumerate(put_all(RingWriter(shared), steps)):
+            if number == 600:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                beginning = os.pread(fd, 64, 0)
+                os.pwrite(fd, bytes(64), 0)
+                child = start()
+        os.waitpid(child, 0)
+        os.pwrite(fd, beginning, 0)
+        os.close(fd)
+        assert shared.words[sh.RECORDER_STATE] == RecorderState.COMPLETE
+        assert os.fstat(shared.recorder_notes).st_size == 0, "its memory is given back"
     assert read(path) == expected(steps)

@@ -25,6 +25,7 @@ from tests.tracer.capture.rings import (
 )
 from tests.tracer.capture.test_recorder import run_in_child
 from tracer.calls import Call, Finding
+from tracer.capture import recorder
 from tracer.capture.flows import FlowClosed, FlowData, FlowGap, FlowOpened, FlowTable
 from tracer.capture.growing import GrowingCapture, Row
 from tracer.capture.packets import CARRIED_OVER, Packet
@@ -73,10 +74,10 @@ def record(folder: Path, steps: Iterable[Step], ring: Ring, kill_every: int = 0)
     """Record them into a ring of files, by recorders that are killed after so many records each (0: never);
     return the last file's number."""
     with shared_memory(1 << 20) as (shared, _, link):
-        fd = create(ring.name(1))
+        os.close(create(ring.name(1)))
 
         def start() -> int:
-            return run_in_child(lambda: Recorder(os.dup(fd), Limits(), link, ring).run(shared))
+            return run_in_child(lambda: Recorder(None, Limits(), link, ring, bundles=False).run(shared))
 
         child = start()
         for number, _ in enumerate(put_all(RingWriter(shared), steps)):
@@ -85,7 +86,6 @@ def record(folder: Path, steps: Iterable[Step], ring: Ring, kill_every: int = 0)
                 os.waitpid(child, 0)
                 child = start()
         os.waitpid(child, 0)
-        os.close(fd)
         assert shared.words[sh.RECORDER_STATE] == RecorderState.COMPLETE
         assert not os.path.exists(ring.partial())
         last: int = shared.words[sh.CAPTURE_FILE]
@@ -120,7 +120,11 @@ def messages(call: Call) -> list[tuple[object, ...]]:
 
 @pytest.mark.parametrize("name", ["ctrd2-busy", "ctrd2-pod", "ctrd2-nri", "ctrd16-pod", "own16-pod"])
 @pytest.mark.parametrize("kill_every", [0, 97])
-def test_each_file_is_decoded_alone_and_all_hold_every_call_once(tmp_path: Path, name: str, kill_every: int) -> None:
+def test_each_file_is_decoded_alone_and_all_hold_every_call_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kill_every: int
+) -> None:
+    monkeypatch.setattr(recorder, "_SAVE_BYTES", 100_000)
+    monkeypatch.setattr(recorder, "_SAVE_S", 0.0)
     steps = steps_of(name)
     record(tmp_path, steps, Ring(str(tmp_path / "one.pcapng")))
     (whole,) = tmp_path.iterdir()
@@ -239,3 +243,10 @@ def test_what_comes_between_the_last_look_and_the_next_file_is_read(
         monkeypatch.setattr(Row, "next", next_one)
         found += capture.read_available()
     assert found == packets_of(first)
+
+
+def test_what_a_recorder_left_half_begun_is_removed_by_the_next(tmp_path: Path) -> None:
+    ring = Ring(str(tmp_path / "x.pcapng"), bytes=1 << 20)
+    Path(ring.partial()).touch()
+    record(tmp_path, script(14, 20, 300), ring)
+    assert [path.name for path in tmp_path.iterdir()] == [os.path.basename(path) for _, path in ring.list()]

@@ -8,17 +8,17 @@ import random
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.tracer.capture.rings import Step, Told, expected, put, script, shared_memory, told_by
+from tests.tracer.capture.rings import Step, Told, expected, listener, opening, put, script, shared_memory, told_by
 from tracer.capture import recorder, room
 from tracer.capture.packets import Notice, Packet
 from tracer.capture.reader import open_capture
 from tracer.capture.recorder import Limits, Recorder
-from tracer.capture.ring import Ring
+from tracer.capture.ring import Ring, create
 from tracer.capture.room import FOREGROUND, Disk, Floor, Pause, background, parse
 from tracer.capture.store import Store
 from tracer.relay import shared as sh
@@ -83,14 +83,21 @@ def test_of_a_connection_that_came_and_went_in_a_pause_only_the_number_is_kept()
     ]  # fmt: skip
 
 
+class Killed(BaseException):
+    """What a recorder that is killed does: nothing more."""
+
+
 @dataclass
 class Weather:
-    """A disk that is full now and then: by what it says, or by what it refuses."""
+    """A disk that is full now and then: by what it says, or by what it refuses. Recorders die in it, if they are to."""
 
     rnd: random.Random
     refuses: bool = False
     low: bool = False
     refused: int = 0
+    deadly: bool = False
+    deaths: list[bool] = field(default_factory=list)
+    """Of each, whether it was in a pause."""
 
     def change(self) -> None:
         self.low = self.rnd.random() < 0.5
@@ -119,14 +126,17 @@ def weather(monkeypatch: pytest.MonkeyPatch) -> Weather:
     return made
 
 
-def record(steps: list[Step], fd: int, weather: Weather, ring: Ring | None = None) -> list[int]:
+def record(steps: list[Step], fd: int | None, weather: Weather, ring: Ring | None = None) -> list[int]:
     """Let a recorder take the records, a few at a time, with a disk that changes between."""
     limits = Limits(free=Floor(((10, 0),)))
     with shared_memory(8 << 20) as (shared, ours, link):
-        writer, one = RingWriter(shared), Recorder(fd, limits, link, ring)
+        writer = RingWriter(shared)
         rest = list(steps)
 
         def fill(reader: sh.RingReader) -> bool:
+            if weather.deadly and rest and weather.rnd.random() < 0.2:
+                weather.deaths.append(shared.words[sh.PAUSED_NS] > 0)
+                raise Killed
             weather.change()
             if len(rest) < 50:
                 weather.low = weather.refuses = False
@@ -136,8 +146,11 @@ def record(steps: list[Step], fd: int, weather: Weather, ring: Ring | None = Non
                     left = put(writer, left)
             return drain(reader)
 
-        drain, one._drain = one._drain, fill  # type: ignore[method-assign] # the moment between two looks
-        one.run(shared)
+        while not shared.words[sh.RECORDER_STATE]:
+            one = Recorder(fd, limits, link, ring)
+            drain, one._drain = one._drain, fill  # type: ignore[method-assign] # the moment between two looks
+            with suppress(Killed):
+                one.run(shared)
         assert shared.words[sh.RECORDER_STATE] == RecorderState.COMPLETE
         assert any(b"goes on" in said for said in _heard(ours))
         assert shared.words[sh.PAUSED_NS] == 0
@@ -202,7 +215,8 @@ def test_r9_pauses_show_as_gaps_of_exact_size_and_nothing_else_is_missing(tmp_pa
 def test_r9_a_ring_whose_next_file_cannot_be_begun_goes_on_with_it_later(tmp_path: Path, weather: Weather) -> None:
     ring = Ring(f"{tmp_path}/x.pcapng", bytes=400_000, since="2")
     steps = script(7, 3_000, 60_000)
-    words = record(steps, os.open(ring.name(1), os.O_RDWR | os.O_CREAT), weather, ring)
+    os.close(create(ring.name(1)))
+    words = record(steps, None, weather, ring)
     assert weather.refused > 3
     items: list[Packet | Notice] = []
     for _, path in ring.list():
@@ -210,6 +224,36 @@ def test_r9_a_ring_whose_next_file_cannot_be_begun_goes_on_with_it_later(tmp_pat
             items += file
     assert len(ring.list()) > 5
     check(items, steps, words)
+
+
+@pytest.mark.parametrize("in_ring", [False, True])
+def test_r9_a_recorder_killed_in_a_pause_loses_nothing_of_what_it_held_back(
+    tmp_path: Path, weather: Weather, monkeypatch: pytest.MonkeyPatch, in_ring: bool
+) -> None:
+    monkeypatch.setattr(recorder, "_SAVE_BYTES", 100_000)
+    monkeypatch.setattr(recorder, "_SAVE_S", 0.0)
+    weather.deadly = True
+    ring = Ring(f"{tmp_path}/x.pcapng", bytes=400_000, since="2")
+    steps = script(8, 1_500, 60_000)
+    for number, step in enumerate([listener(3), listener(4)]):  # sockets that come in the midst of it
+        at = 500 * (number + 1)
+        steps[at:at] = [step._replace(time_ns=steps[at].time_ns)]
+        of = 3_000 + number
+        steps[at + 1 : at + 1] = [opening(of, 3 + number, steps[at].time_ns)]
+    path = Path(ring.name(1))
+    path.touch()
+    words = record(steps, None if in_ring else os.open(path, os.O_RDWR), weather, ring if in_ring else None)
+    assert sum(weather.deaths) > 5
+    assert weather.deaths.count(False) > 5
+    items: list[Packet | Notice] = []
+    for _, each in ring.list():
+        with open_capture(each) as file:
+            items += file
+    assert len(ring.list()) > 5 or not in_ring
+    check(items, steps, words)
+    assert {(of, direction) for of in (3_000, 3_001) for direction in (0, 1)} <= told_by(
+        item for item in items if isinstance(item, Packet)
+    ).keys()
 
 
 def test_r9_a_disk_that_stays_full_ends_the_capture_at_a_whole_block(tmp_path: Path, weather: Weather) -> None:

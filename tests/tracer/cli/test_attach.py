@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from protos.errors import PodwireError
+from protos.registry import Registry
 from tests.tracer.cli.live import Running, client, run
 from tests.tracer.cli.sessions import eventually, gone, kill_relay, of_folder
 from tracer.capture.growing import newest
+from tracer.capture.packets import Notice, Packet
+from tracer.capture.reader import open_capture
+from tracer.cli import attach as attach_module
 from tracer.cli import main
+from tracer.cli.decode import make_printer
+from tracer.cli.trace import Shown
 from tracer.live import spool_folder
 from tracer.relay.held import locked, runtime_folder
 from tracer.spool import forgotten
@@ -174,3 +183,26 @@ def test_a_detached_trace_that_cannot_start_leaves_no_spool(
         for number, handler in handlers.items():
             signal.signal(number, handler)
     assert set(os.listdir(spool_folder())) == before
+
+
+class Recorded:
+    """A capture that grows: the first half is there when somebody begins to look on."""
+
+    def __init__(self, path: str) -> None:
+        with open_capture(path) as capture:
+            items = list(capture)
+        self.halves = items[: len(items) // 2], items[len(items) // 2 :]
+        self.file = SimpleNamespace(size=1, position=1)
+
+    def batches(self) -> Iterator[list[Packet | Notice]]:
+        yield from self.halves
+
+
+def test_pods_that_were_named_before_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(Path(__file__).parents[3] / "captures" / "own16-pod.pcapng.gz")
+    args = argparse.Namespace(json=True, verbose=0, utc=True, show_secrets=False)
+    printer = make_printer(args, sys.stdout, Registry.bundled())
+    attach_module._print(Recorded(path), Shown(printer, sys.stdout, 0), from_start=False)  # type: ignore[arg-type]
+    calls = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "RunPodSandbox" not in {call["method"] for call in calls}
+    assert {call["pod"]["name"] for call in calls if call["hop"] == "task"} == {"pod"}

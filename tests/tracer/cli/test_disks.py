@@ -212,6 +212,22 @@ def test_a_recorder_stopped_for_five_seconds_costs_capture_and_no_traffic(folder
     assert "found no room in the ring" in status
 
 
+def test_files_of_a_ring_that_are_gone_take_no_room(folder: Path) -> None:
+    """No process of the relay has them open, the one that began the first neither."""
+    with traced(folder, "-w", str(folder / "x.pcapng"), "-b", "filesize:1000", "-b", "files:2") as (trace, client):
+        send(client, 10)
+        trace.wait_for(lambda: counters().bytes > 10 * MB)
+        files = [
+            os.readlink(each)
+            for pid in processes_of(session().pid)
+            for each in Path(f"/proc/{pid}/fd").iterdir()
+            if os.path.lexists(each)
+        ]
+        here = [each for each in files if "/x_0" in each]
+        assert here
+        assert not [each for each in here if each.endswith(" (deleted)")]
+
+
 def test_a_slow_reader_of_w_minus_loses_what_is_counted_and_traffic_goes_on(folder: Path) -> None:
     path = folder / "s.sock"
     taken: list[bytes] = []

@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.tracer.cli.live import Start, client, run
 from tests.tracer.cli.sessions import eventually, kill_relay, of_folder
 from tests.tracer.relay.harness import ask, connect
+from tracer.capture.ring import Ring
 
 SANDBOX = "9f57c2b6405e1b5f9f57c2b6405e1b5f9f57c2b6405e1b5f9f57c2b6405e1b5f"
 
@@ -30,10 +31,13 @@ def test_r3_what_was_lost_with_a_relay_that_was_killed_whole_is_said(
     folder: Path, server: Path, detach: Callable[..., int], shim: Callable[[str], Path]
 ) -> None:
     session = detach()
+    (found,) = of_folder(folder)
+    begun = Path(Ring(found.held.capture).partial())
     path = shim(SANDBOX)
     with connect(path) as connection:
         ask(connection, b"hello")
         kill_relay(session)
+    begun.touch()  # as if it had been at the end of a file of its ring
     lost = (
         f"✗ lost with podwire {session}: every connection through cri {server}, task {path} is lost; containers behind "
         f"task {path} may be gone: containerd removes those of a shim it has lost"
@@ -42,6 +46,7 @@ def test_r3_what_was_lost_with_a_relay_that_was_killed_whole_is_said(
     mended = run("doctor", "--mend").stdout.splitlines()
     assert lost in mended
     assert f"✓ mended: {path} of podwire {session}: given back" in mended
+    assert not begun.exists()
     with connect(path) as connection:
         assert ask(connection, b"direct") == b"direct"
     assert of_folder(folder) == []

@@ -88,3 +88,13 @@ def test_grep_needs_an_expression_and_a_file(capsys: pytest.CaptureFixture[str])
 def test_the_fields_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "call.method" in " ".join(output(capsys, "grep", "--fields"))
     assert "  request.pod_sandbox_id" in output(capsys, "grep", "--fields", "CreateContainer")
+
+
+def test_calls_of_a_pod_and_of_a_container_are_found_on_each_hop(capsys: pytest.CaptureFixture[str]) -> None:
+    busy = str(CAPTURES / "ctrd2-busy.pcapng.gz")
+    found = [json.loads(line) for line in output(capsys, "grep", "--json", 'call.pod == "default/busy1"', busy)]
+    assert {each["hop"] for each in found} == {"cri", "task", "events"}
+    assert {each["pod"]["name"] for each in found} == {"busy1"}
+    inside = 'call.pod == "default/busy1" && call.container == "b1c0"'
+    found = [json.loads(line) for line in output(capsys, "grep", "--json", inside, busy)]
+    assert {each["container"]["name"] for each in found} == {"b1c0"}

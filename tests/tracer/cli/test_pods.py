@@ -43,6 +43,7 @@ def test_a_start_is_told_by_phase_and_what_was_not_seen_is_left_out(capsys: pyte
     assert [name in found["pod-bad"] for name in PHASES] == [True, True, True, False]
     assert [name in found["pod-nonet"] for name in PHASES] == [True, False, False, False]
     main_ = next(each for each in found["pod1"]["containers"] if each["name"] == "main")
+    assert [main_[name] // 1000 for name in PHASES[1:]] == [12_753, 52_998, 8_644]
     assert main_["start_up_ns"] // 1000 == (8_745_000 + 69_821_000) // 1000 + 1  # CreateContainer and StartContainer
 
 

@@ -86,6 +86,9 @@ def test_a_cut_capture_has_the_calls_of_its_time_as_they_were(
         assert (
             begins(original) > first + since - 0.01 if call["seen_start"] else begins(original) < first + since + 0.01
         )
+        assert begins(original) < first + until + 0.01
+        if ends(original) > first + until + 0.01:
+            assert call["state"] == "open"
         if ends(original) <= first + until - 0.01:
             assert call["status"] == original["status"]
             assert call["state"] == original["state"]
@@ -187,6 +190,8 @@ def test_a_gap_stays_one_of_its_size(tmp_path: Path) -> None:
     gaps = [[each["length"] for each in decoded(one) if each["kind"] == "gap"] for one in (path, whole)]
     assert gaps[0] == gaps[1]
     assert 500 in gaps[0]
+    entries = json.loads(podwire("export", path, "--to", "har"))["log"]["entries"]
+    assert [entry["_podwire"]["kind"] for entry in entries] == ["call"] * 2
 
 
 @pytest.mark.parametrize(

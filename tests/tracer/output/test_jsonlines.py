@@ -29,6 +29,7 @@ from tests.tracer.made import (
     reset,
 )
 from tracer.calls import Finding
+from tracer.capture.bundle import Bundle, BundleFile
 from tracer.capture.flows import Flow
 from tracer.output.jsonlines import KEPT_BODIES, JsonPrinter
 from tracer.story.correlate import Correlator
@@ -69,6 +70,14 @@ def tell_everything(printed: Printed, make: Make) -> None:
     printed.at(3, opened(3, timeout_ns=MS), opened(5), opened(7, "Do", "acme.v1.Thing"), opened(9))
     printed.at(4, message(7, REQUEST, b"\x08\x01"), message(3, RESPONSE, None, "lost"), ended(7))
     printed.at(5, ended(3, 4, "slow", details))
+    files = (
+        BundleFile("config.json", "file", 78, b'{"annotations":{"io.kubernetes.cri.container-type":"sandbox",'
+                   b'"io.kubernetes.cri.sandbox-id":"x"}}'),
+        BundleFile("address", "file", 9, b"unix:///x"),
+        BundleFile("log", "file", 2, b"\xff\xfe"),
+        BundleFile("work", "link", note="/var"),
+    )  # fmt: skip
+    printed.tracker.open_calls()[0].bundles = (Bundle(1, 3, POD, "/run/b", files),)
     printed.tracker.gap(FLOW)
     printed.closed(5.5, REQUEST)
     printed.at(6, reset(5, 8), Malformed(REQUEST, 40, "no frame", b"GET /", 9), Skipped(RESPONSE, 9, 25, "lost"))
@@ -131,6 +140,10 @@ def produced(objects: list[dict[str, Any]]) -> dict[str, list[set[str]]]:
         see("client, server", shown.get("server"))
         for each in shown.get("messages", ()):
             see("message", each)
+        for each in shown.get("bundles", ()):
+            see("bundle", each)
+            for file in each["files"]:
+                see("file", file)
     return found
 
 

@@ -25,11 +25,13 @@ from tests.tracer.made import (
     reset,
 )
 from tracer.calls import Finding
+from tracer.cli.decode import Correlated
 from tracer.output.look import Look
 from tracer.output.summary import KEPT, Summarizer
 from tracer.output.text import TextPrinter
 from tracer.output.units import Clock
 from tracer.output.verbose import VerboseDetails
+from tracer.story.correlate import Correlator
 
 if TYPE_CHECKING:
     from tests.tracer.output.conftest import Make
@@ -569,3 +571,19 @@ def test_secrets_are_masked_unless_they_are_asked_for(registry: Registry, make: 
     assert "crictl" in text
     assert "/exec/" in text
     assert text.replace(" ", "").count("hunter2") == (6 if show_secrets else 0)
+
+
+def test_the_column_of_names_has_the_last_characters_of_a_long_one(registry: Registry, make: Make) -> None:
+    page = Page()
+    text = TextPrinter(page.write, Summarizer(registry), look=PLAIN, clock=Clock(utc=True), names=True)
+    told = Told(Correlated(Correlator(registry).update, text))
+    config = {"config": {"metadata": {"name": "coredns-5d78c9869d-x\x1b[1m", "namespace": "kube-system"}}}
+    asked = make("runtime.v1.RunPodSandboxRequest", config)
+    answered = make("runtime.v1.RunPodSandboxResponse", {"pod_sandbox_id": POD})
+    told.at(0, opened(1, "RunPodSandbox"), message(1, REQUEST, asked))
+    told.at(1, message(1, RESPONSE, answered), ended(1), opened(3), ended(3))
+    assert page.without_time() == [
+        "  cri    9f57c2b6405e1 …c9869d-x\\x1b[1m RunPodSandbox        OK          1.000ms  "
+        "kube-system/coredns-5d78c9869d-x\\x1b[1m → 9f57c2b6405e1",
+        "  cri                                   Version              OK              0µs",
+    ]

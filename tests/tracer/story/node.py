@@ -15,6 +15,7 @@ from tracer.story.correlate import Correlator
 from tracer.story.place import Place
 
 AGENT = "grpc.AgentService"
+IMAGES = "runtime.v1.ImageService"
 EVENTS = "containerd.services.events.ttrpc.v1.Events"
 HOPS = {RUNTIME: "cri", TASK: "task", AGENT: "agent", EVENTS: "events"}
 SOCKET = "/run/containerd/s/" + "a" * 64

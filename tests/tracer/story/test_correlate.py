@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tracer.story.node import AGENT, Node
+from tests.tracer.made import MS, RUNTIME
+from tests.tracer.story.node import AGENT, IMAGES, Node
+from tracer.story.identity import KEPT, Reader
 from tracer.story.place import Place
 
 POD, OTHER = "1" * 64, "2" * 64
@@ -186,6 +188,27 @@ def test_lists_name_what_was_there_before_the_capture(node: Node) -> None:
     assert state.pod.state == "stopped"
 
 
+def test_creating_a_container_asks_for_the_sandbox_alone(node: Node) -> None:
+    run_pod(node, "web", POD)
+    node.do("main", "State", id=MAIN)
+    create_main = node.ask("create", "CreateContainer", podSandboxId=POD)
+    assert node.do("sandbox", "State", id=POD).parent is create_main
+    assert parent(node.do("other", "State", id=MAIN)) is None
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [
+        {"io.kubernetes.cri.sandbox-id": POD, "io.kubernetes.cri.sandbox-name": "web"},
+        {"io.kubernetes.cri-o.SandboxID": POD, "io.kubernetes.pod.name": "web"},
+    ],
+)
+def test_a_specifications_annotations_say_whose_a_container_is(node: Node, annotations: dict[str, str]) -> None:
+    annotations |= {"io.kubernetes.cri.container-name": "main", "io.kubernetes.container.name": "main"}
+    place = node.do("inside", "CreateContainer", service=AGENT, containerId=MAIN, OCI={"Annotations": annotations})
+    assert about(place) == ("1", "a", "web/main")
+
+
 def test_an_agents_calls_are_the_shims(node: Node) -> None:
     vm = f"/run/vc/vm/{POD}/kata.hvsock"
     run = node.ask("run", "RunPodSandbox", config={"metadata": metadata("web")})
@@ -215,7 +238,9 @@ def test_a_trace_says_more_than_an_identity(node: Node) -> None:
     node.ask("two", "ExecSync", containerId=MAIN, trace="c")
     place = node.do("exec", "Exec", id=MAIN, execId=EXEC, trace="a")
     assert (place.parent, place.how) == (one, "trace")
+    node.answer("two")
     assert parent(node.do("other", "Exec", id=MAIN, execId="f", trace="d")) is None
+    assert parent(node.do("without", "Exec", id=MAIN, execId="g")) == ("ExecSync", "identity")
 
 
 def test_a_child_that_may_wait_longer_is_told(node: Node) -> None:
@@ -259,3 +284,33 @@ def test_what_is_kept_is_bounded_by_what_is_open(node: Node) -> None:
     assert container.pod is not None
     assert container.pod.causing == []
     assert len(node.correlator.pods) == len(node.correlator.containers) == 1
+
+
+def test_with_a_pod_all_that_was_in_it_is_removed(node: Node) -> None:
+    run_pod(node, "web", POD)
+    create(node, POD, MAIN, "main")
+    node.do("remove", "RemovePodSandbox", podSandboxId=POD)
+    assert node.correlator.containers[MAIN].state == "removed"
+
+
+def test_a_pull_that_names_a_pod_is_the_pods(node: Node) -> None:
+    run_pod(node, "web", POD)
+    node.ask("pull", "PullImage", IMAGES, image={"image": "nginx"}, sandboxConfig={"metadata": metadata("web")}, ms=100)
+    node.answer("pull", ms=350)
+    node.ask("other", "PullImage", IMAGES, image={"image": "nginx"}, sandboxConfig={"metadata": metadata("db")})
+    node.answer("other")
+    (pod,) = node.correlator.pods
+    assert pod.pulled_ns == 250 * MS
+
+
+def test_what_was_read_of_messages_is_kept_up_to_a_limit(node: Node) -> None:
+    reader = Reader(node.registry)
+    for number in range(2 * KEPT):
+        said = reader.read(RUNTIME, "StartContainer", 0, b"\x0a\x04%04d" % number)
+        assert said == {"container": f"{number:04d}"}
+    asked, _ = reader._sides[RUNTIME, "StartContainer"]
+    assert asked is not None
+    assert len(asked.known) <= KEPT
+    assert reader.read(RUNTIME, "StartContainer", 0, b"\x0a\xff") == {}  # does not parse
+    assert reader.read(RUNTIME, "StartContainer", 0, b"\x0a\x01\xff") == {"container": r"\xff"}
+    assert reader.read(RUNTIME, "Unheard", 0, b"\x0a\x01a") == reader.read("acme.v1.Thing", "Do", 0, b"") == {}
