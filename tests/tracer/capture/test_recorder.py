@@ -27,8 +27,8 @@ from tests.tracer.capture.rings import (
     script,
     shared_memory,
 )
-from tracer.capture.packets import Notice
 from tracer.capture import recorder
+from tracer.capture.packets import Notice
 from tracer.capture.recorder import Limits, Recorder
 from tracer.relay import shared as sh
 from tracer.relay.shared import Kind, RecorderState, RingWriter, Shared
@@ -204,6 +204,7 @@ def test_a_bundle_is_kept_behind_the_call_that_names_it_unless_it_is_not_wanted(
     record(tmp_path / "again", steps, content=path.read_bytes())  # it was killed before it released anything
     again = [each for each in read_pcapng((tmp_path / "again").read_bytes()) if isinstance(each, Notice)]
     assert len(again) == len(kept)
+
 
 def test_of_a_long_file_only_what_came_since_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its beginning is not to be read for a while."""
