@@ -53,9 +53,12 @@ def grpc_server(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def client(path: Path) -> Iterator[Callable[..., Any]]:
-    """Calls a method of it: `call("Version", version="1")`; `wait=False` returns the future."""
+def client(path: Path, watch: Callable[[grpc.ChannelConnectivity], None] | None = None) -> Iterator[Callable[..., Any]]:
+    """Calls a method of it: `call("Version", version="1")`; `wait=False` returns the future. `watch` is told how its
+    connection is."""
     with grpc.insecure_channel(f"unix:{path}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        if watch is not None:
+            channel.subscribe(watch)
 
         def call(method: str, *, wait: bool = True, **fields: Any) -> Any:
             answer = REGISTRY.message_class(f"runtime.v1.{method}Response")

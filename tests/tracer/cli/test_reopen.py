@@ -20,10 +20,13 @@ ME = str(os.getpid())
 def test_a_client_that_held_its_connection_dials_again_and_its_next_call_is_traced(
     folder: Path, server: Path, trace: Start
 ) -> None:
-    with client(server) as call, client(server) as other:
+    states: list[grpc.ChannelConnectivity] = []
+    with client(server, states.append) as call, client(server) as other:
         call("Version", version="before")
         traced = trace("-w", str(folder / "x.pcapng"), "--reopen", ME, "--yes", ready="tracing new connections")
         traced.wait_for(lambda: any("old connection" in line for line in traced.said()))
+        # A call that begins before it has heard of the end is one in flight.
+        traced.wait_for(lambda: states[-1] is grpc.ChannelConnectivity.IDLE)
         assert call("Version", version="after").runtime_version == "after"
         other("Version", version="another")
         traced.wait_for(lambda: len(traced.printed()) == 2)
