@@ -90,6 +90,8 @@ class Summarizer:
         self._registry = registry
         self._masker = None if show_secrets else Masker(registry)
         self._plans: dict[tuple[str, str], _Plan] = {}
+        self.unary: set[tuple[str, str]] = set()
+        """Methods, by service and name, of which `streamed` has nothing to say: a short way for who asks often."""
         self._events: dict[str, tuple[tuple[Item, ...], tuple[Callable[[Any], Any], ...]]] = {}
 
     def summarize(self, call: Call) -> Summary:
@@ -129,7 +131,10 @@ class Summarizer:
             else:
                 text, identity = self._read(side, message)
             text = text or size(message.length)
-        elif not plan.known and said_twice(call, message):
+        elif plan.known:
+            self.unary.add((call.service, call.method))
+            return None
+        elif said_twice(call, message):
             text, identity = size(message.length), ""
         else:
             return None

@@ -61,6 +61,7 @@ class TextPrinter:
         self._wanted = wanted
         self._write = write
         self._summarizer = summarizer
+        self._unary = summarizer.unary
         self._look = look
         self._plain = look.unicode and not look.colour  # nothing to do to a line
         self._clock = clock
@@ -86,7 +87,7 @@ class TextPrinter:
         elif kind == "opened":
             self._young.append(call)
             self._open[call.number] = call
-        elif message is not None:
+        elif message is not None and (call.service, call.method) not in self._unary:
             self._streamed(call, message)
 
     def _advance(self, time_ns: int) -> None:
