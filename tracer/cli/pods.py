@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from protos.errors import PodwireError
-from tracer.cli.decode import add_registry_options, load_registry
+from tracer.cli.decode import (
+    add_filter_option,
+    add_registry_options,
+    load_registry,
+    make_filter,
+    say_errors,
+    wanted_only,
+)
 from tracer.cli.reading import read_placed, running_capture
+
+if TYPE_CHECKING:  # heavy: imported by run
+    from tracer.story.place import Place
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -20,6 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("file", nargs="?", metavar="FILE", help="the capture; - is stdin")
     parser.add_argument("--json", action="store_true", help="one JSON object a pod (docs/json.md)")
+    add_filter_option(parser)
     add_registry_options(parser)
 
 
@@ -29,9 +41,18 @@ def run(args: argparse.Namespace) -> int:
     from tracer.output.look import OK, Look
 
     path = args.file or running_capture("pods")
-    placed = read_placed(path, load_registry(args))
+    registry = load_registry(args)
+    filter = make_filter(args, registry)
+    places: list[Place | None] = []
+    keep = wanted_only(filter, lambda update: places.append(update.call.place))  # type: ignore[union-attr]
+    placed = read_placed(path, registry, None if filter is None else keep)
     found = output.seen(placed.correlator.pods)
     others = output.strays(placed.correlator.containers.values())
+    if filter is not None:
+        places += [call.place for call in placed.open_calls if filter.wants(call, placed.end_ns)]
+        here = {id(whose) for place in places if place is not None for whose in (place.pod, place.container)}
+        found, others = [each for each in found if id(each) in here], [each for each in others if id(each) in here]
+        say_errors(filter)
     if args.json:
         for pod in found:
             print(output.to_json(pod))

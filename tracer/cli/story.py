@@ -7,7 +7,7 @@ import os
 import sys
 
 from protos.errors import PodwireError
-from tracer.cli.decode import add_schema_options, load_registry
+from tracer.cli.decode import add_filter_option, add_schema_options, load_registry, make_filter, say_errors, wanted_only
 from tracer.cli.reading import read_placed, running_capture
 from tracer.cli.talk import say
 
@@ -30,6 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--perfetto", metavar="OUT", help="write a trace for ui.perfetto.dev and chrome://tracing instead"
     )
     parser.add_argument("--mermaid", action="store_true", help="print a Mermaid sequence diagram instead")
+    add_filter_option(parser)
     add_schema_options(parser)
 
 
@@ -45,9 +46,12 @@ def run(args: argparse.Namespace) -> int:
     path = args.file or args.read or running_capture("story")
     registry = load_registry(args)
     collector = Collector(args.pod, Summarizer(registry, show_secrets=args.show_secrets))
-    placed = read_placed(path, registry, collector.update)
+    filter = make_filter(args, registry)
+    placed = read_placed(path, registry, wanted_only(filter, collector.update))
     for call in placed.open_calls:
-        collector.add(call)
+        if filter is None or filter.wants(call, placed.end_ns):
+            collector.add(call)
+    say_errors(filter)
     story = collector.story(placed.correlator.pods, placed.end_ns)
     if args.html:
         _write(args.html, story_forms.to_html(story))

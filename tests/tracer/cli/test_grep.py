@@ -69,7 +69,9 @@ def test_of_how_many_calls_it_cannot_be_told_is_said_once(capsys: pytest.Capture
     assert "it cannot be told, no match: Index error: index=99" in said.err
 
 
-@pytest.mark.parametrize("command", [["decode", POD], ["stuck", POD], ["trace"], ["attach"]])
+@pytest.mark.parametrize("command", [
+    ["decode", POD], ["stuck", POD], ["stats", POD], ["pods", POD], ["story", "pod1", POD], ["trace"], ["attach"],
+])  # fmt: skip
 def test_a_wrong_expression_is_refused_before_anything_is_done(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

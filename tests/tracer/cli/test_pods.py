@@ -64,6 +64,13 @@ def test_failures_name_the_innermost_error(capsys: pytest.CaptureFixture[str]) -
     assert lines[at + 2].startswith("      └ task Create UNKNOWN (call ")
 
 
+def test_with_an_expression_the_pods_are_those_of_which_a_call_matches(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = 'call.method == "RunPodSandbox" && call.failed'
+    assert main(["pods", "--json", "-Y", wanted, POD]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {pod["name"] for pod in found} == {"pod-bad", "pod-nonet"}
+
+
 def test_every_key_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
     tables = documented()
     for pod in pods(POD, capsys):

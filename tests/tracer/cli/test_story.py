@@ -48,6 +48,12 @@ def test_each_call_stands_below_the_one_that_caused_it(capsys: pytest.CaptureFix
     assert len(shown) == len(own)
 
 
+def test_with_an_expression_only_the_calls_that_match_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    _, *lines = story(capsys, "pod", CAPTURE, "-Y", 'call.hop == "task"')
+    assert len(lines) > 10
+    assert {line.split()[2] for line in lines} == {"task"}
+
+
 def test_what_is_open_is_as_old_as_the_capture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = Written()
     written.open(1)
