@@ -70,7 +70,11 @@ def _run(command: str, words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="podwire", usage=USAGE)
     module.add_parser(parser.add_subparsers(dest="command", required=True, prog="podwire"))
     try:
-        args = parser.parse_args(words)
+        args, rest = parser.parse_known_args(words)
+        if len(rest) == 1 and vars(args).get("file", "") is None and (rest[0] == "-" or rest[0][:1] != "-"):
+            args.file = rest[0]  # argparse looks for an optional FILE in front of options alone (until Python 3.13)
+        elif rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
         status: int = module.run(args)
         sys.stdout.flush()
     except PodwireError as error:

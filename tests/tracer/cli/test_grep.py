@@ -30,6 +30,15 @@ def test_grep_prints_the_calls_that_decode_prints_of_that_kind(capsys: pytest.Ca
     assert [("CreateContainer" in line) for line in lines] == [True] * len(wanted)
 
 
+def test_the_file_may_stand_behind_options(capsys: pytest.CaptureFixture[str]) -> None:
+    expected = output(capsys, "grep", "--json", "call.failed", POD)
+    assert output(capsys, "grep", "call.failed", "--json", POD) == expected != []
+    assert output(capsys, "grep", "call.failed", POD, "--json") == expected
+    assert main(["grep", "call.failed", "--json", POD, "too-much"]) == 2
+    assert main(["decode", "--jsn", POD]) == 2
+    assert capsys.readouterr().out == ""
+
+
 def test_calls_without_an_end_and_findings_are_left_out_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edge = str(CAPTURES / "ctrd2-edge.pcapng.gz")
     assert {json.loads(line)["kind"] for line in output(capsys, "decode", "--json", edge)} > {"call"}
