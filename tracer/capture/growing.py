@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
+from protos.errors import PodwireError
 from tracer.capture.packets import Notice, Packet
 from tracer.capture.reader import CaptureFile, open_capture
 from tracer.capture.ring import Ring
@@ -25,6 +26,10 @@ class Row:
         self._sizes: dict[int, int] = {}
         self.lost = 0
         """Bytes of files that were gone before it was their turn, as far as they were seen growing."""
+
+    def gone(self) -> None:
+        """The file that it went on to was removed before it could be opened."""
+        self.lost += self._sizes.get(self._number, 0)
 
     def next(self) -> str | None:
         """Go on to the file after this one; None if there is none yet."""
@@ -84,8 +89,8 @@ class GrowingCapture:
         batch = self._file.read_available()
         if batch or self.row is None or not self._file.at_end:
             return batch
-        path = self.row.next()
-        if path is None:
+        following = self._next()
+        if following is None:
             return batch
         rest: list[Packet | Notice] = []
         while batch := self._file.read_available():  # what came between that look and the end of the file
@@ -93,8 +98,20 @@ class GrowingCapture:
         rest += self._file.finish()
         self._before += self._file.position
         self._file.close()
-        self._file = open_capture(path, follow=True)
+        self._file = following
         return rest
+
+    def _next(self) -> CaptureFile | None:
+        """Open the next file that is still there; None if there is none yet."""
+        assert self.row is not None
+        while (path := self.row.next()) is not None:
+            try:
+                return open_capture(path, follow=True)
+            except PodwireError:
+                if os.path.exists(path):
+                    raise
+                self.row.gone()
+        return None
 
     def __iter__(self) -> Iterator[Packet | Notice]:
         """Read all that there is now."""

@@ -413,13 +413,17 @@ class CopyOut:
 
     def _next(self) -> bool:
         """Go on with the next file, if this one has no more."""
-        path = self._row.next()
-        if path is None:
-            return False
-        self._rest = self._file.read()  # what came between that look and the end of the file
-        self._file.close()
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 # closed in `finish`
-        return True
+        while (path := self._row.next()) is not None:
+            try:
+                following = open(path, "rb", buffering=0)  # noqa: SIM115 # closed in `finish`
+            except FileNotFoundError:  # removed since
+                self._row.gone()
+                continue
+            self._rest = self._file.read()  # what came between that look and the end of the file
+            self._file.close()
+            self._file = following
+            return True
+        return False
 
     def finish(self, seconds: float) -> int:
         """Wait so long at most for the reader; returns the bytes that it has not taken."""

@@ -250,3 +250,25 @@ def test_what_a_recorder_left_half_begun_is_removed_by_the_next(tmp_path: Path) 
     Path(ring.partial()).touch()
     record(tmp_path, script(14, 20, 300), ring)
     assert [path.name for path in tmp_path.iterdir()] == [os.path.basename(path) for _, path in ring.list()]
+
+
+def test_a_file_that_goes_before_it_is_opened_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = Ring(str(tmp_path / "x.pcapng"), bytes=200_000)
+    record(tmp_path, script(13, 300, 30_000), ring)
+    files = ring.list()
+    assert len(files) > 3
+    size = os.stat(files[1][1]).st_size
+    look = Row.next
+
+    def removed_meanwhile(row: Row) -> str | None:
+        path = look(row)
+        if path == files[1][1]:
+            os.unlink(path)
+        return path
+
+    monkeypatch.setattr(Row, "next", removed_meanwhile)
+    with GrowingCapture(files[0][1], ring) as capture:
+        found = list(capture)
+        assert capture.row is not None
+        assert capture.row.lost == size
+    assert found[-1] == packets_of(files[-1][1])[-1]._replace(number=found[-1].number)  # type: ignore[union-attr]
