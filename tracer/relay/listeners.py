@@ -339,9 +339,13 @@ class Listeners:
             return True
         if not listener.exchange.server_inode and time.monotonic() - listener.since < YOUNG_S:
             return True
+        known = bool(listener.exchange.server_inode)
         if not listener.exchange.given_back:
-            listener.exchange.drop()
-        self._end(listener, "its server ended")
+            if known:
+                listener.exchange.drop()
+            elif listener.exchange.path_is_ours():  # bound, and nobody listened yet: as in `_grown_up`, seen sooner
+                listener.exchange.put_back()
+        self._end(listener, "its server ended" if known else "nobody listens on it")
         return False
 
     def _end(self, listener: Listener, why: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.tracer.relay.harness import Server, answers, ask, connect, eventually, inode, main_target, running_relay
+from tracer.relay import listeners
 from tracer.relay.exchange import Homes, Left, Refused, take
 from tracer.relay.held import mend, read_held
 from tracer.relay.targets import AGENT_SOCKETS, Target
@@ -354,6 +355,24 @@ def test_e6_a_socket_that_nobody_listens_on_is_put_back(folder: Path) -> None:
         connect(path).close()  # it is the server's own socket that answers now
         assert before == os.fstat(bound.fileno()).st_ino
         bound.close()
+
+
+def test_e6_so_it_is_when_the_recorder_says_late_that_nobody_listens(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked who listens, and its answer may come before the look that is due."""
+    monkeypatch.setattr(listeners, "YOUNG_S", -1.0)
+    monkeypatch.setattr(listeners.Listeners, "_grown_up", lambda *_: None)
+    path = folder / SHIM
+    with (
+        running_relay(folder, [Target("task", str(folder), "", False, False)]) as relay,
+        socket.socket(socket.AF_UNIX) as bound,
+    ):
+        bound.bind(str(path))
+        assert relay.until("retired")["reason"] == "nobody listens on it"
+        assert path.exists()
+        bound.listen()
+        connect(path).close()
 
 
 # --- E7 ---
