@@ -160,18 +160,6 @@ def make_filter(args: argparse.Namespace, registry: Registry) -> Filter | None:
     return Filter(args.filter, registry)
 
 
-def wanted_only(filter: Filter | None, take: Callable[[Update], object]) -> Callable[[Update], object]:
-    """Return what takes updates and passes those on that tell the end of a call that is wanted."""
-    if filter is None:
-        return take
-
-    def take_wanted(update: Update) -> None:
-        if update.kind == "ended" and filter.wants(update.call, update.time_ns):
-            take(update)
-
-    return take_wanted
-
-
 def say_errors(filter: Filter | None) -> None:
     """Say of how many calls a filter could not tell."""
     if filter is not None and filter.errors:

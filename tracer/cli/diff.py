@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 
 from protos.errors import PodwireError
 from tracer.cli.decode import add_filter_option, add_registry_options, load_registry, make_filter, say_errors
-from tracer.cli.reading import Placed, read_placed
+from tracer.cli.reading import Placed, read_calls, read_placed
 
 if TYPE_CHECKING:  # heavy: imported by run
-    from collections.abc import Callable
-
     from protos.registry import Registry
-    from tracer.calls import Call, Update
+    from tracer.calls import Call
     from tracer.diffing import Difference, Side
     from tracer.filtering import Filter
 
@@ -72,13 +70,10 @@ def _side(path: str, registry: Registry, filter: Filter | None, pod: str) -> Sid
     ids = _ids(path, registry, pod) if pod else frozenset()
     side = Side(registry)
 
-    def take(call: Call, now_ns: int) -> None:
-        if (not pod or _is_of(call, ids)) and (filter is None or filter.wants(call, now_ns)):
-            side.add(call)
+    def wanted(call: Call, now_ns: int) -> bool:
+        return (not pod or _is_of(call, ids)) and (filter is None or filter.wants(call, now_ns))
 
-    placed = _read(path, registry, lambda update: take(update.call, update.time_ns) if update.kind == "ended" else None)
-    for call in placed.open_calls:
-        take(call, placed.end_ns)
+    _whole(path, read_calls(path, registry, wanted, side.add))
     return side
 
 
@@ -86,7 +81,7 @@ def _ids(path: str, registry: Registry, pod: str) -> frozenset[str]:
     """Return the ids of a pod's sandbox and containers. Raises PodwireError if there is no such pod."""
     if path == "-":
         raise PodwireError("diff --pods reads its captures twice: it needs files")
-    correlator = _read(path, registry, None).correlator
+    correlator = _whole(path, read_placed(path, registry)).correlator
     found = [each for each in correlator.pods if each.label() == pod or (each.id and each.id.startswith(pod))]
     if not found:
         raise PodwireError(f"{path}: no call tells of a pod {pod}")
@@ -95,8 +90,8 @@ def _ids(path: str, registry: Registry, pod: str) -> frozenset[str]:
     return frozenset(ids - {""})
 
 
-def _read(path: str, registry: Registry, each: Callable[[Update], object] | None) -> Placed:
-    placed = read_placed(path, registry, each)
+def _whole(path: str, placed: Placed) -> Placed:
+    """Return what was read of a capture to its end. Raises PodwireError if it broke off."""
     if placed.broken:
         raise PodwireError(f"{path}: {placed.broken}")
     return placed

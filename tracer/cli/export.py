@@ -21,6 +21,7 @@ from tracer.cli.decode import (
     say_errors,
     with_progress,
 )
+from tracer.cli.reading import read_calls
 
 if TYPE_CHECKING:  # heavy: imported by run
     from protos.registry import Registry
@@ -121,29 +122,18 @@ def _capture(args: argparse.Namespace, form: str, registry: Registry, target: Bi
 
 def _matching(args: argparse.Namespace, registry: Registry) -> dict[int, Window]:
     """Return, by the number of its connection, when there are calls that match."""
-    from tracer.capture.growing import open_recorded
     from tracer.export.select import FOREVER, Window
-    from tracer.pipeline import Decoder
 
     filter = make_filter(args, registry)
     assert filter is not None
     found: dict[int, Window] = {}
-    decoder = Decoder()
 
-    def take(call: Call, end_ns: int) -> None:
-        if filter.wants(call, end_ns):
-            window = found.get(call.flow.id, Window(FOREVER, 0))
-            end_ns = FOREVER if call.end_ns is None else call.end_ns
-            found[call.flow.id] = Window(min(window.start_ns, call.start_ns), max(window.end_ns, end_ns))
+    def take(call: Call) -> None:
+        window = found.get(call.flow.id, Window(FOREVER, 0))
+        end_ns = FOREVER if call.end_ns is None else call.end_ns
+        found[call.flow.id] = Window(min(window.start_ns, call.start_ns), max(window.end_ns, end_ns))
 
-    with open_recorded(args.file) as capture:
-        for item in with_progress(capture):
-            for update in decoder.feed(item):
-                if update.kind == "ended":
-                    take(update.call, update.time_ns)
-    decoder.finish()
-    for call in decoder.open_calls():
-        take(call, decoder.now_ns)
+    read_calls(args.file, registry, filter.wants, take)
     say_errors(filter)
     return found
 

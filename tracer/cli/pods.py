@@ -7,15 +7,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from protos.errors import PodwireError
-from tracer.cli.decode import (
-    add_filter_option,
-    add_registry_options,
-    load_registry,
-    make_filter,
-    say_errors,
-    wanted_only,
-)
-from tracer.cli.reading import read_placed, running_capture
+from tracer.cli.decode import add_filter_option, add_registry_options, load_registry, make_filter, say_errors
+from tracer.cli.reading import read_calls, read_placed, running_capture
 
 if TYPE_CHECKING:  # heavy: imported by run
     from tracer.story.place import Place
@@ -44,12 +37,13 @@ def run(args: argparse.Namespace) -> int:
     registry = load_registry(args)
     filter = make_filter(args, registry)
     places: list[Place | None] = []
-    keep = wanted_only(filter, lambda update: places.append(update.call.place))  # type: ignore[union-attr]
-    placed = read_placed(path, registry, None if filter is None else keep)
+    if filter is None:
+        placed = read_placed(path, registry)
+    else:
+        placed = read_calls(path, registry, filter.wants, lambda call: places.append(call.place))
     found = output.seen(placed.correlator.pods)
     others = output.strays(placed.correlator.containers.values())
     if filter is not None:
-        places += [call.place for call in placed.open_calls if filter.wants(call, placed.end_ns)]
         here = {id(whose) for place in places if place is not None for whose in (place.pod, place.container)}
         found, others = [each for each in found if id(each) in here], [each for each in others if id(each) in here]
         say_errors(filter)

@@ -1,4 +1,4 @@
-"""Reading a capture to its end with every call placed: what `stuck`, `pods` and `story` begin with."""
+"""Reading a capture to its end with every call placed: what the commands that look back on one begin with."""
 
 from __future__ import annotations
 
@@ -55,6 +55,28 @@ def read_placed(path: str, registry: Registry, each: Callable[[Update], object] 
     if path != "-" and any(os.path.realpath(path) == os.path.realpath(other) for other in being_written()):
         end_ns, broken = max(end_ns, time.time_ns()), ""  # still being written: its last record may be half there
     return Placed(correlator, decoder.open_calls(), end_ns, broken)
+
+
+def read_calls(
+    path: str,
+    registry: Registry,
+    wanted: Callable[[Call, int], bool] | None,
+    take: Callable[[Call], object],
+) -> Placed:
+    """Read a capture; `take` gets each wanted call once: as it ends, or as it is still open at the end of the capture.
+
+    `wanted` is asked with the time, as `Filter.wants` is. Raises PodwireError.
+    """
+
+    def ended(update: Update) -> None:
+        if update.kind == "ended" and (wanted is None or wanted(update.call, update.time_ns)):
+            take(update.call)
+
+    placed = read_placed(path, registry, ended)
+    for call in placed.open_calls:
+        if wanted is None or wanted(call, placed.end_ns):
+            take(call)
+    return placed
 
 
 def running_capture(command: str) -> str:

@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING
 
 from protos.errors import PodwireError
 from tracer.cli.decode import add_filter_option, add_registry_options, load_registry, make_filter, say_errors
-from tracer.cli.reading import read_placed, running_capture
+from tracer.cli.reading import read_calls, running_capture
 
 if TYPE_CHECKING:  # heavy: imported by run
-    from protos.registry import Registry
-    from tracer.calls import Update
-    from tracer.filtering import Filter
-    from tracer.stats import Row, Statistics
+    from tracer.stats import Row
 
 HEADER = ("CALLS", "P50", "P90", "P99", "MAX", "SENT", "RECEIVED", "OPEN", "METHOD", "ERRORS")
 LEFT = frozenset({"METHOD", "ERRORS", "HOP", "POD", "CONTAINER", "PEER"})
@@ -45,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     filter = make_filter(args, registry)
     path = args.file or running_capture("stats")
     statistics = Statistics(registry, args.by)
-    broken = _count(path, statistics, filter, registry)
+    broken = read_calls(path, registry, None if filter is None else filter.wants, statistics.count).broken
     rows = statistics.rows()
     write = _json_lines if args.json else _table
     for line in write(rows, args.by):
@@ -57,20 +54,6 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.flush()
         raise PodwireError(f"{path}: {broken}")
     return 0
-
-
-def _count(path: str, statistics: Statistics, filter: Filter | None, registry: Registry) -> str:
-    """Read a capture; return why it broke off, if it did."""
-
-    def take(update: Update) -> None:
-        if update.kind == "ended" and (filter is None or filter.wants(update.call, update.time_ns)):
-            statistics.count(update.call)
-
-    placed = read_placed(path, registry, take)
-    for call in placed.open_calls:
-        if filter is None or filter.wants(call, placed.end_ns):
-            statistics.count(call)
-    return placed.broken
 
 
 def _table(rows: list[Row], by: str) -> list[str]:

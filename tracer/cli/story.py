@@ -7,8 +7,8 @@ import os
 import sys
 
 from protos.errors import PodwireError
-from tracer.cli.decode import add_filter_option, add_schema_options, load_registry, make_filter, say_errors, wanted_only
-from tracer.cli.reading import read_placed, running_capture
+from tracer.cli.decode import add_filter_option, add_schema_options, load_registry, make_filter, say_errors
+from tracer.cli.reading import read_calls, running_capture
 from tracer.cli.talk import say
 
 
@@ -47,10 +47,7 @@ def run(args: argparse.Namespace) -> int:
     registry = load_registry(args)
     collector = Collector(args.pod, Summarizer(registry, show_secrets=args.show_secrets))
     filter = make_filter(args, registry)
-    placed = read_placed(path, registry, wanted_only(filter, collector.update))
-    for call in placed.open_calls:
-        if filter is None or filter.wants(call, placed.end_ns):
-            collector.add(call)
+    placed = read_calls(path, registry, None if filter is None else filter.wants, collector.add)
     say_errors(filter)
     story = collector.story(placed.correlator.pods, placed.end_ns)
     if args.html:

@@ -1,6 +1,6 @@
 """The story of one pod: its calls over all hops as a tree with times.
 
-In: updates whose calls have their places, and what the pod is called. Out: the tree, and lines of text. What cannot be
+In: calls that have their places, and what the pod is called. Out: the tree, and lines of text. What cannot be
 of that pod is dropped as soon as that is known.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from protos.errors import PodwireError
-from tracer.calls import Call, CallUpdate, State, Update
+from tracer.calls import Call, State
 from tracer.output.codes import status_name
 from tracer.output.escape import escape
 from tracer.output.summary import Summarizer
@@ -91,11 +91,6 @@ class Collector:
         self._summarizer = summarizer
         self._steps: list[Step] = []
         self._prune_at = PRUNE
-
-    def update(self, update: Update) -> None:
-        """Take what changed."""
-        if type(update) is CallUpdate and update.kind == "ended":
-            self.add(update.call)
 
     def add(self, call: Call) -> None:
         """Take a call as it is now."""

@@ -132,6 +132,17 @@ def test_what_matches_has_its_connections_and_its_time_alone(tmp_path: Path) -> 
     assert len(calls) < 2 * len(wanted)
 
 
+def test_a_filter_that_asks_for_the_pod_matches_in_a_capture_too(tmp_path: Path) -> None:
+    """Nothing matched: the calls had no places."""
+    found = tmp_path / "x.pcapng"
+    podwire("export", POD, "-o", found, "-Y", 'call.pod == "kube-test/pod2" && call.hop == "task"')
+    wanted = [call for call in decoded(POD) if call.get("pod", {}).get("name") == "pod2" and call["hop"] == "task"]
+    calls = decoded(found)
+    assert wanted
+    assert {numbered(call) for call in wanted} <= {numbered(call) for call in calls}
+    assert {call["hop"] for call in calls} == {"task"}
+
+
 def test_a_pipe_is_read_and_written() -> None:
     plain = gzip.decompress(POD.read_bytes())
     out = podwire("export", "-", "--hop", "task", data=plain)
