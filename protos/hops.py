@@ -1,6 +1,11 @@
-"""Which hop a service belongs to, by its full name alone. In: a service's name. Out: the hop's name, or None."""
+"""The hops, and which of them a service belongs to, by its full name alone."""
 
 from __future__ import annotations
+
+from typing import Final
+
+HOPS: Final = ("cri", "task", "events", "agent", "nri", "other")
+"""In the order in which they are listed."""
 
 # First match wins, so the exceptions stand before the rule they are exceptions from.
 _PREFIXES = (
@@ -17,6 +22,11 @@ _PREFIXES = (
     ("grpc.", "agent"),
     ("nri.", "nri"),
 )
+
+
+def hop_order(hop: str) -> int:
+    """Return where a hop stands in a list; what is no hop (a connection of which none is known) stands last."""
+    return HOPS.index(hop) if hop in HOPS else len(HOPS)
 
 
 def hop_of_service(service: str) -> str | None:

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dissectors.render import Renderer
+from protos.hops import hop_order
 from protos.registry import Registry
 from tracer.calls import Call
 from tracer.output.bundles import SPECIFICATION, document, masked, role
-from tracer.stats import HOPS, Figures, Statistics
+from tracer.stats import Figures, Statistics
 
 MAX_FIELDS: Final = 4_000
 MAX_VALUES: Final = 32
@@ -128,7 +129,7 @@ class Side:
 def differences(before: Side, after: Side) -> Iterator[Difference]:
     """Tell what is not the same, calls first."""
     old, new = before.figures(), after.figures()
-    methods = sorted(old.keys() | new.keys(), key=lambda method: (HOPS.get(method[0], len(HOPS)), method))
+    methods = sorted(old.keys() | new.keys(), key=lambda method: (hop_order(method[0]), method))
     for method in methods:
         one, other = old.get(method, Figures()), new.get(method, Figures())
         if one.calls != other.calls:

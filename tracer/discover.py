@@ -7,6 +7,7 @@ import stat
 from dataclasses import dataclass
 
 from protos.errors import PodwireError
+from protos.hops import HOPS
 from tracer import processes
 from tracer.relay import sockdiag, surroundings
 from tracer.relay.held import Held, read_held, runtime_folder
@@ -17,8 +18,6 @@ SHIM_FOLDER = "/run/containerd/s"
 
 NRI_SOCKET = "/run/nri/nri.sock"
 """The default of containerd and CRI-O, whichever runs."""
-
-HOPS = ("cri", "task", "events", "agent", "nri", "other")
 
 
 def default_sockets() -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from protos.hops import hop_order
 from protos.registry import Registry
 from tracer.calls import Call
 from tracer.output.codes import status_name
@@ -114,7 +115,7 @@ class Statistics:
         for (group, hop, service, method), figures in self._figures.items():
             merged.setdefault((_name(group), hop, service, method), Figures()).merge(figures)
         rows = [Row(*key, figures) for key, figures in merged.items()]
-        return sorted(rows, key=lambda row: (row.group, HOPS.get(row.hop, len(HOPS)), row.service, row.method))
+        return sorted(rows, key=lambda row: (row.group, hop_order(row.hop), row.service, row.method))
 
     def _group(self, call: Call) -> Group:
         group: Group
@@ -141,9 +142,6 @@ def _name(group: Group) -> str:
     if pod is None:
         return group.id
     return pod.label() or pod.id
-
-
-HOPS: Final = {hop: number for number, hop in enumerate(("cri", "task", "events", "agent", "nri", "other"))}
 
 
 def _bucket(length_ns: int) -> int:

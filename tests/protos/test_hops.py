@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from protos.hops import hop_of_service
+from protos.hops import HOPS, hop_of_service, hop_order
 from protos.registry import Registry
 
 
@@ -37,3 +37,8 @@ def test_every_bundled_service_has_a_hop_but_for_those_that_kata_has_elsewhere(r
     elsewhere = ("api.", "cache.", "hypervisor.", "remote.", "v1.", "vmservice.")
     without = [service for service in registry.services() if hop_of_service(service) is None]
     assert without == [service for service in registry.services() if service.startswith(elsewhere)]
+
+
+def test_what_is_no_hop_stands_last() -> None:
+    assert sorted(["", "other", "what", "nri", "cri"], key=hop_order) == ["cri", "nri", "other", "", "what"]
+    assert sorted(HOPS, key=hop_order) == list(HOPS)

@@ -8,16 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from protos.hops import HOPS
 from tracer.capture.bundle import Bundle
 
-HOP_PORTS: Final[Mapping[str, int]] = {
-    "cri": 8080,
-    "task": 8088,
-    "events": 3132,
-    "agent": 11371,
-    "nri": 3128,
-    "other": 5985,
-}
+HOP_PORTS: Final[Mapping[str, int]] = dict(zip(HOPS, (8080, 8088, 3132, 11371, 3128, 5985), strict=True))
 """The server port a hop has in a capture. All are in tshark's `http` port table: on 8080 it hands over to HTTP/2 on
 the preface; on any free port its SMPP heuristic takes the first ttrpc calls for malformed SMPP."""
 

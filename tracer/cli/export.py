@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 from protos.errors import PodwireError
+from protos.hops import HOPS
 from tracer.cli.decode import (
     add_filter_option,
     add_schema_options,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:  # heavy: imported by run
     from tracer.export.select import Window
 
 FORMS = {"pcapng": ".pcapng", "pcap": ".pcap", "text": ".txt", "json": ".jsonl", "har": ".har"}
-HOPS = ("cri", "task", "events", "agent", "nri", "other")
 DESCRIPTION = """
 Write FILE, or a part of it, in another form: a capture (pcapng, pcap) of the connections and the time that are wanted,
 which stands alone, or their calls as text, JSON lines or a HAR document. With -Y a capture has the connections with

@@ -9,11 +9,11 @@ import html
 import json
 from typing import Any
 
+from protos.hops import HOPS
 from tracer.output.escape import escape
 from tracer.output.story import Step, Story, title
 from tracer.output.units import duration
 
-HOPS = ("cri", "task", "events", "agent", "nri")
 SIDES = {
     "cri": ("client", "runtime"),
     "task": ("runtime", "shim"),
@@ -41,7 +41,7 @@ tr:hover { background: color-mix(in srgb, currentColor 8%, transparent) }
 .lane { position: relative; height: 1.1em }
 .bar { position: absolute; top: 15%; height: 70%; border-radius: 2px }
 .cri { background: #3b7dd8 } .task { background: #2f9e69 } .events { background: #9b8a2f }
-.agent { background: #b0589e } .nri { background: #7a7f87 } .failed { background: #d0342c }
+.agent { background: #b0589e } .nri, .other { background: #7a7f87 } .failed { background: #d0342c }
 .open { background: repeating-linear-gradient(45deg, #c77a12 0 6px, #e0a75a 6px 12px) }
 """
 
@@ -68,7 +68,7 @@ def _row(story: Story, step: Step, whole: int) -> str:
     place = step.place
     left = 100 * (place.start_ns - story.start_ns) / whole
     width = max(MIN_WIDTH, 100 * step.length_ns(story.end_ns) / whole)
-    look = "open" if place.open else "failed" if step.failed else place.hop if place.hop in HOPS else "nri"
+    look = "open" if place.open else "failed" if step.failed else _hop(step)
     label = html.escape(_full(step))
     return (
         f'<tr title="{label}"><td style="padding-left:{step.depth * 1.2 + 0.4:.1f}rem">{label}</td>'
@@ -78,6 +78,11 @@ def _row(story: Story, step: Step, whole: int) -> str:
         f'<td><div class="lane"><div class="bar {look}" style="left:{left:.3f}%;width:{width:.3f}%"></div></div></td>'
         "</tr>\n"
     )
+
+
+def _hop(step: Step) -> str:
+    """The hop that a call is drawn in: one of which none is known is drawn with the others."""
+    return step.place.hop if step.place.hop in HOPS else "other"
 
 
 def _full(step: Step) -> str:
@@ -120,10 +125,11 @@ def to_perfetto(story: Story) -> str:
     where: dict[int, tuple[int, int]] = {}
     for step in sorted(story.steps(), key=lambda step: (step.place.start_ns, step.place.number)):
         place = step.place
-        hop = lanes.setdefault(place.hop, [])
-        lane = next((number for number, until in enumerate(hop) if until <= place.start_ns), len(hop))
-        hop[lane : lane + 1] = [_end(story, step)]
-        pid = 1 + (HOPS.index(place.hop) if place.hop in HOPS else len(HOPS))
+        hop = _hop(step)
+        until = lanes.setdefault(hop, [])
+        lane = next((number for number, end_ns in enumerate(until) if end_ns <= place.start_ns), len(until))
+        until[lane : lane + 1] = [_end(story, step)]
+        pid = 1 + HOPS.index(hop)
         where[place.number] = pid, lane
         args: dict[str, Any] = {
             "call": place.number,
@@ -150,7 +156,7 @@ def to_perfetto(story: Story) -> str:
             arrow = {"name": "causes", "cat": "causes", "id": place.number, "ts": begin}
             events.append({"ph": "s", **arrow, "pid": above, "tid": beside})
             events.append({"ph": "f", "bp": "e", **arrow, "pid": pid, "tid": lane})
-    for number, name in enumerate((*HOPS, "other"), 1):
+    for number, name in enumerate(HOPS, 1):
         if any(event["pid"] == number for event in events):
             events.append({"ph": "M", "name": "process_name", "pid": number, "args": {"name": name}})
             events.append({"ph": "M", "name": "process_sort_index", "pid": number, "args": {"sort_index": number}})
