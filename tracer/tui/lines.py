@@ -9,6 +9,7 @@ from textual.events import Click
 from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
+from textual.widget import Widget
 
 from tracer.tui.paint import CURSOR, PLAIN, Paint, Span
 
@@ -62,3 +63,21 @@ class Lines(ScrollView, can_focus=True, inherit_bindings=False):
 
     def on_click(self, event: Click) -> None:
         self.move_to(event.y + int(self.scroll_offset.y))
+
+
+class Bar(Widget):
+    """One line that is drawn from spans."""
+
+    def __init__(self, paint: Paint, *, id: str) -> None:
+        super().__init__(id=id)
+        self._paint = paint
+        self.spans: tuple[Span, ...] = ()
+
+    def show(self, *spans: Span) -> None:
+        """Show other words."""
+        if spans != self.spans:
+            self.spans = spans
+            self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        return self._paint.strip(self.spans, self.size.width)

@@ -108,7 +108,7 @@ async def says_what_is_wrong_with_a_filter(screen: Screen) -> None:
     await screen.press("slash", *"call.failed && nope", "enter")
     assert screen.footer.index("^") == 1 + len("call.failed && ")
     assert "undeclared reference to 'nope'" in screen.footer
-    assert screen.app._prompt.display  # it stays open, to be put right
+    assert screen.app.prompt.display  # it stays open, to be put right
     await screen.press("escape")
     assert len(screen.app.view) == 104
     await screen.press("slash", *'call.hop == "', "enter")
@@ -380,7 +380,7 @@ async def replays(screen: Screen) -> None:
     assert "paused" in screen.status
     await screen.press("colon")
     await screen.type("at +0")
-    moments = screen.app._moments()
+    moments = screen.app.player.moments()
     await screen.press("full_stop")
     assert screen.app.now_ns() == moments[1]
     await screen.press("full_stop", "full_stop", "comma")
@@ -390,7 +390,7 @@ async def replays(screen: Screen) -> None:
     await screen.press("colon")
     await screen.type("speed 4")
     await screen.press("space")
-    assert screen.app._speed == 4
+    assert screen.app.player.speed == 4
 
 
 @plays("pause")
