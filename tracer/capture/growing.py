@@ -7,14 +7,17 @@ are counted; what they held is a gap in the flows that go on, and unknown of tho
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from protos.errors import PodwireError
 from tracer.capture.packets import Notice, Packet
 from tracer.capture.reader import CaptureFile, open_capture
 from tracer.capture.ring import Ring
+
+_File = TypeVar("_File")
 
 
 class Row:
@@ -27,9 +30,19 @@ class Row:
         self.lost = 0
         """Bytes of files that were gone before it was their turn, as far as they were seen growing."""
 
-    def gone(self) -> None:
-        """The file that it went on to was removed before it could be opened."""
-        self.lost += self._sizes.get(self._number, 0)
+    def open_next(self, open_file: Callable[[str], _File]) -> _File | None:
+        """Go on to the next file that is still there, and open it; None if there is none yet.
+
+        Files that were removed before they could be opened count as lost. Raises what `open_file` does of others.
+        """
+        while (path := self.next()) is not None:
+            try:
+                return open_file(path)
+            except (PodwireError, FileNotFoundError):
+                if os.path.exists(path):
+                    raise
+                self.lost += self._sizes.get(self._number, 0)
+        return None
 
     def next(self) -> str | None:
         """Go on to the file after this one; None if there is none yet."""
@@ -89,7 +102,7 @@ class GrowingCapture:
         batch = self._file.read_available()
         if batch or self.row is None or not self._file.at_end:
             return batch
-        following = self._next()
+        following = self.row.open_next(partial(open_capture, follow=True))
         if following is None:
             return batch
         rest: list[Packet | Notice] = []
@@ -100,18 +113,6 @@ class GrowingCapture:
         self._file.close()
         self._file = following
         return rest
-
-    def _next(self) -> CaptureFile | None:
-        """Open the next file that is still there; None if there is none yet."""
-        assert self.row is not None
-        while (path := self.row.next()) is not None:
-            try:
-                return open_capture(path, follow=True)
-            except PodwireError:
-                if os.path.exists(path):
-                    raise
-                self.row.gone()
-        return None
 
     def __iter__(self) -> Iterator[Packet | Notice]:
         """Read all that there is now."""

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from io import FileIO
 from typing import TYPE_CHECKING, TextIO
 
 from protos.errors import PodwireError
@@ -394,7 +395,7 @@ class CopyOut:
 
         number, path = ring.list()[0]
         self._row = Row(ring, number)
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 # closed in `finish`
+        self._file = FileIO(path)  # closed in `finish`
         self._fd = fd
         self._rest = b""
         os.set_blocking(fd, False)
@@ -413,17 +414,13 @@ class CopyOut:
 
     def _next(self) -> bool:
         """Go on with the next file, if this one has no more."""
-        while (path := self._row.next()) is not None:
-            try:
-                following = open(path, "rb", buffering=0)  # noqa: SIM115 # closed in `finish`
-            except FileNotFoundError:  # removed since
-                self._row.gone()
-                continue
-            self._rest = self._file.read()  # what came between that look and the end of the file
-            self._file.close()
-            self._file = following
-            return True
-        return False
+        following = self._row.open_next(FileIO)
+        if following is None:
+            return False
+        self._rest = self._file.read()  # what came between that look and the end of the file
+        self._file.close()
+        self._file = following
+        return True
 
     def finish(self, seconds: float) -> int:
         """Wait so long at most for the reader; returns the bytes that it has not taken."""
