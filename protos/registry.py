@@ -9,7 +9,7 @@ on top. A name is taken from the uppermost layer that has it: a user's schema wi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +54,16 @@ class Registry:
         except FileNotFoundError:
             raise PodwireError(f"{_HERE}/descriptors.binpb is missing: not built yet (pip install -e .)") from None
         return cls(SchemaSet(FileDescriptorSet.FromString(data).file))
+
+    @classmethod
+    def with_own(cls, proto_dirs: Iterable[str], descriptor_sets: Iterable[str]) -> Registry:
+        """Return one of the bundled schemas with a user's own on top. Raises PodwireError."""
+        registry = cls.bundled()
+        for path in proto_dirs:
+            registry.add_proto_dir(path)
+        for path in descriptor_sets:
+            registry.add_descriptor_set(path)
+        return registry
 
     def add_proto_dir(self, path: str) -> None:
         """Put the .proto files below a folder, their import root, on top. Raises PodwireError, having added nothing."""

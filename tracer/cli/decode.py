@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 from collections.abc import Callable, Iterator
 from io import TextIOWrapper
@@ -22,8 +21,6 @@ if TYPE_CHECKING:  # heavy: imported by run, so that --help and usage errors are
 PROGRESS_BYTES = 8 << 20
 """A file has to be this large before its reading is worth a progress line."""
 PROGRESS_PACKETS = 5000
-GARBAGE = 50_000
-"""Objects made and not freed before cycles are looked for: some 10 MB."""
 
 
 class Printer(Protocol):
@@ -121,12 +118,7 @@ def load_registry(args: argparse.Namespace) -> Registry:
     """Return our schemas with the user's on top. Raises PodwireError."""
     from protos.registry import Registry
 
-    registry = Registry.bundled()
-    for path in args.proto:
-        registry.add_proto_dir(path)
-    for path in args.descriptor_set:
-        registry.add_descriptor_set(path)
-    return registry
+    return Registry.with_own(args.proto, args.descriptor_set)
 
 
 class Correlated:
@@ -211,11 +203,9 @@ def make_printer(
 def run(args: argparse.Namespace) -> int:
     """Decode a file to its end. Returns 0. Raises PodwireError, for a file that breaks off once all before is out."""
     from tracer.capture.growing import open_recorded
+    from tracer.pipeline import collect_seldom
 
-    # Hardly anything made here refers to itself, and most of it dies young: looking for cycles every 700 objects costs
-    # a tenth of the time and finds none. What was imported stays.
-    gc.freeze()
-    gc.set_threshold(GARBAGE)
+    collect_seldom()
     path = args.read or args.file
     if path is None or (args.read and args.file):
         raise PodwireError(f"{args.command} needs one capture file: podwire {args.command} FILE (- is stdin)")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from protos.errors import PodwireError
-from tracer.cli.decode import GARBAGE, broken_off, with_progress
+from tracer.cli.decode import broken_off, with_progress
 
 if TYPE_CHECKING:  # heavy: imported where it is used
     from protos.registry import Registry
@@ -31,11 +30,10 @@ class Placed(NamedTuple):
 def read_placed(path: str, registry: Registry, each: Callable[[Update], object] | None = None) -> Placed:
     """Read a capture; `each` gets every update once its call has its place. Raises PodwireError."""
     from tracer.capture.growing import open_recorded
-    from tracer.pipeline import Decoder
+    from tracer.pipeline import Decoder, collect_seldom
     from tracer.story.correlate import Correlator
 
-    gc.freeze()  # as decode does it, and why
-    gc.set_threshold(GARBAGE)
+    collect_seldom()
     decoder, correlator = Decoder(), Correlator(registry)
     feed, correlate = decoder.feed, correlator.update
     broken = ""

@@ -7,7 +7,6 @@ ends or says `end`. Out: pickled `Batch`es on stdout, and states of the reader i
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import pickle
 import select
@@ -27,7 +26,7 @@ from tracer.output.look import Look
 from tracer.output.summary import Summarizer
 from tracer.output.text import TextPrinter
 from tracer.output.units import Clock
-from tracer.pipeline import Decoder
+from tracer.pipeline import Decoder, collect_seldom
 from tracer.tui.rows import COLUMNS, MOST, OPEN, Batch, Change, Ends, Kind, Place, code_of, ends_of, flags_of
 from tracer.tui.states import put_away
 
@@ -222,7 +221,7 @@ def main() -> None:
     args = arguments(states=True)
     out = sys.stdout.buffer
     try:
-        registry = load_registry(args)
+        registry = Registry.with_own(args.proto, args.descriptor_set)
         with open(args.states, "wb", closefd=False) as states, open_as_told(args) as capture:
             more = while_open(0) if args.follow else None
             indexer = Indexer(registry, states, show_secrets=args.show_secrets)
@@ -246,19 +245,8 @@ def arguments(*, states: bool = False) -> argparse.Namespace:
     parser.add_argument("--proto", action="append", default=[])
     parser.add_argument("--descriptor-set", action="append", default=[])
     os.nice(NICE)
-    gc.freeze()
-    gc.set_threshold(50_000)
+    collect_seldom()
     return parser.parse_args()
-
-
-def load_registry(args: argparse.Namespace) -> Registry:
-    """Our schemas with the user's on top. Raises PodwireError."""
-    registry = Registry.bundled()
-    for path in args.proto:
-        registry.add_proto_dir(path)
-    for path in args.descriptor_set:
-        registry.add_descriptor_set(path)
-    return registry
 
 
 def open_as_told(args: argparse.Namespace) -> CaptureFile | GrowingCapture:

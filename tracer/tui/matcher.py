@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 
 from protos.errors import PodwireError
+from protos.registry import Registry
 from tracer.calls import Call, CallUpdate
 from tracer.capture.growing import GrowingCapture
 from tracer.capture.reader import CaptureFile
 from tracer.filtering import Filter
 from tracer.pipeline import Decoder
-from tracer.tui.indexer import BATCH_S, arguments, load_registry, open_as_told, while_open
+from tracer.tui.indexer import BATCH_S, arguments, open_as_told, while_open
 from tracer.tui.rows import Matched
 
 
@@ -80,7 +81,7 @@ def main() -> None:
     args = arguments()
     out = sys.stdout.buffer
     try:
-        filter = Filter(args.filter, load_registry(args))
+        filter = Filter(args.filter, Registry.with_own(args.proto, args.descriptor_set))
         with open_as_told(args) as capture:
             for each in matched(capture, filter, while_open(0) if args.follow else None):
                 pickle.dump(each, out, pickle.HIGHEST_PROTOCOL)
