@@ -7,9 +7,9 @@ name and nothing gets into protobuf's default pool. It refuses to know where the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
@@ -27,6 +27,17 @@ class Method(NamedTuple):
     output_type: str
     client_streaming: bool
     server_streaming: bool
+
+
+def resolve(path: str, descriptor: Any) -> FieldDescriptor | None:  # noqa: ANN401 # stubs have another Descriptor
+    """Return the field that a dotted path leads to from a message's descriptor, or None where this schema has none."""
+    field: FieldDescriptor | None = None
+    for name in path.split("."):
+        field = None if descriptor is None else descriptor.fields_by_name.get(name)
+        if field is None:
+            return None
+        descriptor = field.message_type
+    return field
 
 
 class SchemaSet:

@@ -16,6 +16,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from dissectors.json_value import PROCESS_URL, parse_json
 from dissectors.masking import Masker
 from protos.registry import Parsed, Registry
+from protos.schema_set import resolve
 from tracer.calls import Call, Message
 from tracer.output.codes import exit_reason, signal_name
 from tracer.output.escape import escape
@@ -276,18 +277,6 @@ def _stream_text(call: Call) -> str:
     asked = f"{sent} sent, " if sent > 1 else ""
     plural = "" if call.response_count == 1 else "s"
     return f"{asked}{call.response_count} message{plural}, {size(call.response_bytes)}"
-
-
-def resolve(path: str, descriptor: Descriptor) -> FieldDescriptor | None:
-    """The field that a dotted path leads to, or None where this schema has none."""
-    field: FieldDescriptor | None = None
-    at = descriptor
-    for name in path.split("."):
-        field = None if at is None else at.fields_by_name.get(name)
-        if field is None:
-            return None
-        at = field.message_type
-    return field
 
 
 def _id_getters(paths: tuple[str, ...], descriptor: Descriptor) -> tuple[Callable[[Any], Any], ...]:

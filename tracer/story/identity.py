@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from google.protobuf.descriptor import FieldDescriptor
 
 from protos.registry import Registry
+from protos.schema_set import resolve
 
 Said = dict[str, Any]
 """What a message says, by role: text, numbers, and under `each` a list of the same for every item of a list."""
@@ -236,7 +237,7 @@ def _side(words: str, type_name: str, registry: Registry) -> _Side:
     each, into = None, items
     for word in words.split():
         role, _, path = word.partition("=")
-        field = _field(descriptor, path)
+        field = resolve(path, descriptor)
         if field is None:
             continue  # an older schema, or a user's own
         if role == "each":
@@ -246,17 +247,7 @@ def _side(words: str, type_name: str, registry: Registry) -> _Side:
     return _Side(type_name, tuple(items), each, tuple(each_items), {})
 
 
-def _field(descriptor: Any, path: str) -> Any:  # noqa: ANN401 # the stubs name another class than the objects have
-    field = None
-    for name in path.split("."):
-        field = None if descriptor is None else descriptor.fields_by_name.get(name)
-        if field is None:
-            return None
-        descriptor = field.message_type
-    return field
-
-
-def _kind(field: Any) -> str:  # noqa: ANN401 # see `_field`
+def _kind(field: FieldDescriptor) -> str:
     if field.enum_type is not None:
         return "enum"
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from protos.registry import Registry
+from protos.schema_set import resolve
 from tracer.output.fields import EVENT_FIELDS, EVENT_ID_PATHS, EXPECTED_FAILURES, FIELDS, ID_PATHS, STREAMED
-from tracer.output.summary import _FORMS, parse_item, resolve
+from tracer.output.summary import _FORMS, parse_item
 from tracer.waiting import WAITING
 
 ODD_FORMS = {"exit", "count", "exec", "set", "args"}
