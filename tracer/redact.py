@@ -22,7 +22,7 @@ from dissectors.redact import Connection, Kept, Messages, open_redactor
 from protos.errors import PodwireError
 from protos.registry import Registry
 from tracer.capture.bundle import BLOCK_TYPE, build_block, parse_block
-from tracer.capture.flows import Flow, FlowCarried, FlowClosed, FlowData, FlowEvent, FlowGap, FlowTable
+from tracer.capture.flows import Flow, FlowCarried, FlowClosed, FlowData, FlowEvent, FlowGap, FlowTable, Place
 from tracer.capture.link import located
 from tracer.capture.packets import MAX_RECORD, Notice, Packet
 from tracer.capture.reader import open_capture
@@ -31,7 +31,7 @@ from tracer.pipeline import EXPECTED
 
 _GZIP: Final = b"\x1f\x8b"
 _SECTION: Final = b"\n\r\r\n"
-_PACKETS: Final = {2: 28, 3: 12, 6: 28}
+PACKETS: Final = {2: 28, 3: 12, 6: 28}
 """Types of pcapng's blocks that hold a packet, and where in the block it begins."""
 _KNOWN: Final = frozenset({1, 4, 5, 0x0A0D0D0A})
 """Blocks that hold no traffic: interfaces, names, statistics, sections."""
@@ -60,8 +60,8 @@ class Account:
     """Why the file could not be read to its end."""
 
 
-class _Ranges:
-    """What may stay of one direction."""
+class Ranges:
+    """What may stay of one direction: `add` it, `finish`, then ask."""
 
     def __init__(self) -> None:
         self._kept: list[tuple[int, int]] = []
@@ -91,6 +91,20 @@ class _Ranges:
                 joined.append((start, end))
         self._kept = joined
 
+    def covers(self, offset: int, end: int) -> bool:
+        """Tell whether all bytes of a range are known of."""
+        return any(start <= offset and end <= stop for start, stop in self._kept)
+
+    @property
+    def empty(self) -> bool:
+        """There is nothing to be said of any place."""
+        return not self._kept and not self._changes
+
+    def forget(self, before: int) -> None:
+        """What lies before a place is not asked for any more."""
+        self._kept = [each for each in self._kept if each[1] > before]
+        self._changes = [each for each in self._changes if each[0] + len(each[1]) > before]
+
     def apply(self, offset: int, payload: bytes) -> tuple[bytes, int]:
         """Return the bytes at a place as they may be passed on, and how many of them were blanked."""
         stop = offset + len(payload)
@@ -115,16 +129,16 @@ class _Ranges:
         return bytes(shown), len(payload) - kept
 
 
-Ranges = dict[tuple[int, Direction], _Ranges]
+RangesOf = dict[tuple[int, Direction], Ranges]
 """By flow and direction."""
 
 
-class _FirstReading:
-    """Finds out what may stay."""
+class Watch:
+    """Finds out what may stay of all connections."""
 
     def __init__(self, registry: Registry) -> None:
         self.messages = Messages(registry)
-        self.ranges: Ranges = {}
+        self.ranges: RangesOf = {}
         self._connections: dict[int, _Watched] = {}
         self._closed: dict[int, Direction] = {}
         """Flows of which one direction has ended, and which."""
@@ -151,7 +165,7 @@ class _FirstReading:
         for side, kept in connection.piece(direction, piece):
             ranges = self.ranges.get((flow.id, side))
             if ranges is None:
-                ranges = self.ranges[flow.id, side] = _Ranges()
+                ranges = self.ranges[flow.id, side] = Ranges()
             ranges.add(kept)
 
 
@@ -189,7 +203,7 @@ class _Watched:
 
 def redact(source: str, target: BinaryIO, registry: Registry) -> Account:
     """Write the capture `source` to `target` with its secrets masked. Raises PodwireError."""
-    first = _FirstReading(registry)
+    first = Watch(registry)
     account = Account()
     flows = FlowTable()
     time_ns = 0
@@ -223,7 +237,7 @@ class _SecondReading:
     """Writes the file, block by block."""
 
     def __init__(
-        self, raw: BinaryIO, items: Iterable[Packet | Notice], target: BinaryIO, ranges: Ranges, account: Account
+        self, raw: BinaryIO, items: Iterable[Packet | Notice], target: BinaryIO, ranges: RangesOf, account: Account
     ) -> None:
         self._raw, self._target, self._ranges, self._account = raw, target, ranges, account
         self._packets = (item for item in items if isinstance(item, Packet))
@@ -254,16 +268,12 @@ class _SecondReading:
             if len(block) < length:
                 break
             if packet is not None and packet.offset == offset:
-                start = _PACKETS[kind]
+                start = PACKETS[kind]
                 end = start + len(packet.data)
                 block = block[:start] + self._redacted(packet, block[start:end]) + block[end:]
                 packet = next(self._packets, None)
-            elif kind == BLOCK_TYPE and (bundle := parse_block(block[8:-4])) is not None:
-                block = build_block(bundle._replace(files=tuple(masked(file) for file in bundle.files)))
-            elif kind not in _KNOWN:
-                what = "packets that cannot be read" if kind in _PACKETS else f"blocks of type 0x{kind:x}"
-                self._account.dropped[what] += 1
-                block = b""
+            else:
+                block = redact_block(kind, block, self._account)
             self._target.write(block)
             offset += length  # in the file that is read
             head = b""
@@ -274,26 +284,41 @@ class _SecondReading:
             raise PodwireError(f"the capture changed while it was read (at byte {packet.offset})")
         self._account.packets += 1
         self._flows.feed(packet)
-        place = self._flows.place(packet)
-        if place is None:
-            if not isinstance(located(packet.link_type, data), str):
-                return data  # what is left of a connection that was not seen: it has no payload
-            self._account.blanked["packets that are no TCP segments"] += max(0, len(data) - _HEADERS)
-            return data[:_HEADERS] + bytes(max(0, len(data) - _HEADERS))
-        begin, end = place.begin, place.begin + place.length
-        if begin == end:
-            return data
-        ranges = self._ranges.get((place.flow.id, place.direction), _NOTHING)
-        payload, blanked = ranges.apply(place.offset, data[begin:end])
-        if blanked:
-            side = "server" if place.direction else "client"
-            self._account.blanked[f"connection {place.flow.id}, from the {side}"] += blanked
-        if payload == data[begin:end]:
-            return data
-        return _with_payload(data, place.header, begin, payload)
+        return redact_packet(packet, self._flows.place(packet), self._ranges, self._account)
 
 
-_NOTHING: Final = _Ranges()
+_NOTHING: Final = Ranges()
+
+
+def redact_block(kind: int, block: bytes, account: Account) -> bytes:
+    """Return a block of pcapng that holds no packet as it may be passed on; nothing, if it is not known."""
+    if kind == BLOCK_TYPE and (bundle := parse_block(block[8:-4])) is not None:
+        return build_block(bundle._replace(files=tuple(masked(file) for file in bundle.files)))
+    if kind in _KNOWN:
+        return block
+    account.dropped["packets that cannot be read" if kind in PACKETS else f"blocks of type 0x{kind:x}"] += 1
+    return b""
+
+
+def redact_packet(packet: Packet, place: Place | None, ranges_of: RangesOf, account: Account) -> bytes:
+    """Return a packet's bytes as they may be passed on, if it lies there in its flow."""
+    data = packet.data
+    if place is None:
+        if not isinstance(located(packet.link_type, data), str):
+            return data  # what is left of a connection that was not seen: it has no payload
+        account.blanked["packets that are no TCP segments"] += max(0, len(data) - _HEADERS)
+        return data[:_HEADERS] + bytes(max(0, len(data) - _HEADERS))
+    begin, end = place.begin, place.begin + place.length
+    if begin == end:
+        return data
+    ranges = ranges_of.get((place.flow.id, place.direction), _NOTHING)
+    payload, blanked = ranges.apply(place.offset, data[begin:end])
+    if blanked:
+        side = "server" if place.direction else "client"
+        account.blanked[f"connection {place.flow.id}, from the {side}"] += blanked
+    if payload == data[begin:end]:
+        return data
+    return _with_payload(data, place.header, begin, payload)
 
 
 def _with_payload(data: bytes, header: int, begin: int, payload: bytes) -> bytes:
