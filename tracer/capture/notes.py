@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tracer.capture.peers import number_of
 from tracer.output.units import counted, duration, size
 
 _SAID_NS = 100_000_000
@@ -18,23 +19,22 @@ _SAID_NS = 100_000_000
 
 def note_text(about: Mapping[str, object]) -> str:
     """Return what a note says; empty if it is none that is known."""
+
+    def number(key: str) -> int:
+        return number_of(about.get(key)) or 0
+
     kind = about.get("podwire")
     if kind == "clock set":
-        by_ns = _number(about, "by_ns")
+        by_ns = number("by_ns")
         if abs(by_ns) < _SAID_NS:
             return ""
         way = "forward" if by_ns >= 0 else "back"
         return f"the clock was set {way} by {duration(abs(by_ns))}: the times here do not follow it"
     if kind == "paused":
-        for_ns = max(0, _number(about, "to_ns") - _number(about, "from_ns"))
-        whole = _number(about, "connections")
-        text = f"paused for {duration(for_ns)} for want of room on the disk: {size(_number(about, 'bytes'))} of traffic"
+        for_ns = max(0, number("to_ns") - number("from_ns"))
+        whole = number("connections")
+        text = f"paused for {duration(for_ns)} for want of room on the disk: {size(number('bytes'))} of traffic"
         if whole:
             text += f" and {counted(whole, 'whole connection')}"
         return f"{text} missing"
     return ""
-
-
-def _number(about: Mapping[str, object], key: str) -> int:
-    value = about.get(key)
-    return value if type(value) is int else 0

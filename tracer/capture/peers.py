@@ -63,6 +63,11 @@ def text_of(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
+def number_of(value: object) -> int | None:
+    """Return a whole number that is one; else None."""
+    return value if type(value) is int else None
+
+
 def _about(comment: Mapping[str, object], side: str) -> dict[str, object] | None:
     about = comment.get(side)
     return about if isinstance(about, dict) else None
@@ -71,14 +76,8 @@ def _about(comment: Mapping[str, object], side: str) -> dict[str, object] | None
 def _endpoint(about: Mapping[str, object], address: str, port: int, names: Mapping[str, str]) -> Endpoint:
     name = text_of(about.get("name")) or names.get(address, "")
     command = text_of(about.get("command")) or text_of(about.get("exe"))
-    return Endpoint(
-        address, port, name, _number(about, "pid"), _number(about, "uid"), command, text_of(about.get("unit"))
-    )
-
-
-def _number(about: Mapping[str, object], key: str) -> int | None:
-    value = about.get(key)
-    return value if type(value) is int else None
+    pid, uid = number_of(about.get("pid")), number_of(about.get("uid"))
+    return Endpoint(address, port, name, pid, uid, command, text_of(about.get("unit")))
 
 
 def _shim(shim_id: object) -> str:

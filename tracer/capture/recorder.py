@@ -28,7 +28,8 @@ from tracer.capture.checkpoint import Checkpoint
 from tracer.capture.conversation import CaptureWriter, Interface
 from tracer.capture.monitor import Monitor
 from tracer.capture.notes import note_text
-from tracer.capture.resume import FIRST_GUEST, Found, Listener, number_in, process_key, read_state
+from tracer.capture.peers import number_of
+from tracer.capture.resume import FIRST_GUEST, Found, Listener, process_key, read_state
 from tracer.capture.ring import Ring, create
 from tracer.capture.room import MARGIN, RESUME, Disk, Floor, Pause
 from tracer.capture.store import SLICE, Store
@@ -218,12 +219,12 @@ class Recorder:
             number: each for number, each in self._followers.items() if number in found.state.conversations
         }
         self._section = before = found.about
-        self._packets_before = saved.packets_before or number_in(before, "packets")
-        self._bytes_before = saved.bytes_before or number_in(before, "bytes")
+        self._packets_before = saved.packets_before or number_of(before.get("packets")) or 0
+        self._bytes_before = saved.bytes_before or number_of(before.get("bytes")) or 0
         self._statistics = found.statistics
         self._last_ns = self._noted_ns = found.last_ns
         self._known = found.known
-        found.state.addresses = max(found.state.addresses, number_in(before, "addresses"))
+        found.state.addresses = max(found.state.addresses, number_of(before.get("addresses")) or 0)
         if saved.pending:
             self._pending, self._pending_bytes = [saved.pending], len(saved.pending)
         self._begun = saved.begun

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tracer.capture import blocks
 from tracer.capture.conversation import ACK, FIN, RST, SYN, Conversation, Interface, State, sides
-from tracer.capture.peers import read_comment
+from tracer.capture.peers import number_of, read_comment
 
 _BLOCK = struct.Struct("<II")
 _PACKET = struct.Struct("<5I")  # interface, time high, time low, captured, original
@@ -118,7 +118,7 @@ class _Reader:
                 self._packet(start, end)
             elif kind == blocks.SECTION_HEADER:
                 found.about = read_comment(_text(self._options(start + 16, end).get(blocks.COMMENT)))
-                found.known.begin(number_in(found.about, "connections"))
+                found.known.begin(number_of(found.about.get("connections")) or 0)
             elif kind == blocks.INTERFACE_DESCRIPTION:
                 self._interface(start, end)
             elif kind == blocks.NAME_RESOLUTION:
@@ -247,12 +247,6 @@ class _Reader:
             options[code] = bytes(self._data[start + 4 : start + 4 + length])
             start += 4 + (length + 3 & ~3)
         return options
-
-
-def number_in(about: Mapping[str, object], key: str) -> int:
-    """A number of a comment's object; 0 if it is not there."""
-    value = about.get(key)
-    return value if isinstance(value, int) else 0
 
 
 def process_key(about: object, name: str) -> tuple[str, int]:
