@@ -7,26 +7,23 @@ is bounded by what is open, and by some facts of each pod and container.
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dissectors.events import Direction
 from protos.registry import Registry
 from tracer.calls import Call, CallUpdate, Message, Update
+from tracer.story import lives
 from tracer.story.causes import AFTER_EXIT, CAUSING, ENDS, EVENT_OF, PARENTS
 from tracer.story.identity import Reader, Said
-from tracer.story.place import MAX_FAILURES, Container, Failure, Place, Pod, Shim
+from tracer.story.place import Container, Place, Pod, Shim
 from tracer.waiting import meant_to_wait
 
-MAX_TOLD = 64
-"""Task calls of a container kept for the events that may follow, and execs."""
 MAX_MESSAGE = 1000
 """Characters of a status message kept."""
 _CRI = "runtime.v1"
 _VM = re.compile(r"/(?:vm|firecracker|kata)/([^/]+)/")
 """Where the sandbox's id stands in the path of an agent's socket."""
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-_POD_STATES = ("ready", "stopped")
-_CONTAINER_STATES = ("created", "running", "exited", "")
 
 
 class _Method(NamedTuple):
@@ -121,7 +118,7 @@ class Correlator:
         if method.causing:
             self._may_cause(place)
         if method.steps:
-            _step(place, began=True)
+            lives.step(place, began=True)
 
     def _learn(self, place: Place, said: Said) -> None:
         """Fill in records from what a message says, and say of the call whom it is about."""
@@ -142,7 +139,7 @@ class Correlator:
             place.own_pod = pod
             self._name(pod, said)
         if place.container is not None:
-            _name_container(place.container, said)
+            lives.name_container(place.container, said)
 
     def _pod(self, sandbox: str, unnamed: Pod | None = None) -> Pod:
         """The pod of an id. `unnamed` is the record of one whose id was not known so far."""
@@ -160,7 +157,7 @@ class Correlator:
         elif unnamed is not None and not unnamed.id:
             # two records of one pod: the agent or an event has named it before RunPodSandbox answered
             self.pods.remove(unnamed)
-            _merge(pod, unnamed)
+            lives.merge(pod, unnamed)
             self._named[unnamed.namespace, unnamed.name, unnamed.uid, unnamed.attempt] = pod
         return pod
 
@@ -309,9 +306,9 @@ class Correlator:
         if place.own_pod is not None and place.own_pod.id and place in self._loose:
             self._identified(place, place.own_pod.id)
         if "pod_state" in said and place.own_pod is not None:
-            _told_state(place.own_pod, said)
+            lives.told_state(place.own_pod, said)
         if "container_state" in said and place.container is not None:
-            _told_container(place.container, said)
+            lives.told_container(place.container, said)
         if "exit" in said and place.hop == "task" and place.container is not None and not place.exec_id:
             place.container.exit_code = said["exit"]
             place.container.state = "exited"
@@ -322,15 +319,15 @@ class Correlator:
             container.confirmed = True
             if "sandbox" in said and container.own_pod is None:
                 _join(container, self._pod(said["sandbox"]))
-            _name_container(container, said)
-            _told_container(container, said)
+            lives.name_container(container, said)
+            lives.told_container(container, said)
             if container.own_pod is not None:
                 container.own_pod.confirmed = True
         elif "sandbox" in said:
             pod = self._pod(said["sandbox"])
             pod.confirmed = True
             self._name(pod, said)
-            _told_state(pod, said)
+            lives.told_state(pod, said)
 
     def _made(self, place: Place, unnamed: Container, identity: str) -> None:
         """CreateContainer has answered: its container has an id."""
@@ -379,10 +376,10 @@ class Correlator:
         if method.causing:
             self._causes_no_more(place, failed)
         if method.steps:
-            _step(place, began=False)
-            _advance(place, failed)
+            lives.step(place, began=False)
+            lives.advance(place, failed)
         if failed:
-            _report(place)
+            lives.report(place)
             return
         if place.own_pod is not None:
             place.own_pod.confirmed = True
@@ -403,7 +400,7 @@ class Correlator:
             if child.candidates is not None and all(not each.open for each in child.candidates):
                 child.candidates = None
                 if child.parent is None and child.failed():
-                    _report(child)
+                    lives.report(child)
         place.undecided = None
         if place.trace:
             same = self._traces.get(place.trace, [])
@@ -456,9 +453,9 @@ def _adopt(parent: Place, child: Place, how: str) -> None:
     parent.children += ((child.number, how),)
     container = child.container
     if container is not None and child.method == "Exec" and child.hop == "task" and child.exec_id:
-        _keep(container.execs, child.exec_id, parent)
+        lives.keep(container.execs, child.exec_id, parent)
     if child.failed():
-        _pass_up(parent, _failure(child))
+        lives.pass_up(parent, lives.failure(child))
 
 
 def _leave(child: Place) -> None:
@@ -480,148 +477,12 @@ def _exclude(child: Place, parent: Place) -> None:
         _adopt(child.candidates[0], child, "time")
 
 
-def _keep(kept: dict[Any, Place], key: object, place: Place) -> None:
-    if len(kept) >= MAX_TOLD:
-        del kept[next(iter(kept))]
-    kept[key] = place
-
-
 def _join(container: Container, pod: Pod) -> None:
     container.own_pod = pod
     if container.id:
         pod.containers[container.id] = container
     if container.shim is not None and container.shim.pod is None:
         container.shim.pod = pod
-
-
-def _merge(pod: Pod, other: Pod) -> None:
-    """Fill in what the other record of the same pod has."""
-    if not pod.name:
-        pod.name, pod.namespace, pod.uid, pod.attempt = other.name, other.namespace, other.uid, other.attempt
-    pod.runtime = pod.runtime or other.runtime
-    pod.state = pod.state or other.state
-    pod.steps.asked_ns = pod.steps.asked_ns if other.steps.asked_ns is None else other.steps.asked_ns
-    pod.failures += other.failures
-    pod.failed += other.failed
-
-
-def _name_container(container: Container, said: Said) -> None:
-    if not container.name:
-        container.name = said.get("container_name", "")
-    if container.attempt is None:
-        container.attempt = said.get("container_attempt")
-    if not container.image:
-        container.image = said.get("image", "")
-
-
-def _told_state(pod: Pod, said: Said) -> None:
-    number = said.get("pod_state", -1)
-    if not pod.state and 0 <= number < len(_POD_STATES):
-        pod.state = _POD_STATES[number]
-
-
-def _told_container(container: Container, said: Said) -> None:
-    number = said.get("container_state", -1)
-    if not container.state and 0 <= number < len(_CONTAINER_STATES):
-        container.state = _CONTAINER_STATES[number]
-        if container.state == "exited":
-            container.exit_code = said.get("exit")
-
-
-def _step(place: Place, *, began: bool) -> None:
-    """Note when a pod or container got somewhere."""
-    time_ns = place.start_ns if began else place.end_ns
-    method, container, pod = place.method, place.container, place.own_pod
-    if place.hop == "task":
-        if container is None:
-            return
-        if began and method in _TOLD:
-            _keep(container.told, (method, place.exec_id), place)
-        if place.exec_id:
-            return
-        steps = container.steps
-        if method == "Create":
-            steps.create_ns = steps.create_ns if not began else time_ns
-            steps.created_ns = steps.created_ns if began else time_ns
-        elif method == "Start":
-            steps.start_ns = steps.start_ns if not began else time_ns
-            steps.started_ns = steps.started_ns if began else time_ns
-    elif method == "PullImage" and pod is not None and place.end_ns is not None:
-        pod.pulled_ns += place.end_ns - place.start_ns
-    elif method == "RunPodSandbox" and pod is not None:
-        pod.steps.asked_ns = pod.steps.asked_ns if not began else time_ns
-        pod.steps.up_ns = pod.steps.up_ns if began else time_ns
-    elif method == "CreateContainer" and container is not None:
-        container.steps.asked_ns = container.steps.asked_ns if not began else time_ns
-        container.steps.made_ns = container.steps.made_ns if began else time_ns
-    elif method == "StartContainer" and container is not None:
-        container.steps.start_asked_ns = container.steps.start_asked_ns if not began else time_ns
-        container.steps.up_ns = container.steps.up_ns if began else time_ns
-
-
-_TOLD = frozenset(EVENT_OF.values()) | {"Kill"}
-
-
-def _advance(place: Place, failed: bool) -> None:
-    """Follow the state of a pod or container by the end of a call."""
-    method, container, pod = place.method, place.container, place.own_pod
-    if place.hop == "task":
-        if method == "Start" and not place.exec_id and not failed and container is not None:
-            container.state = "running" if container.state in ("", "created") else container.state
-        return
-    if container is None:
-        if pod is not None and method in _POD_ENDS:
-            pod.state = "failed" if failed and method == "RunPodSandbox" else pod.state
-            pod.state = pod.state if failed else _POD_ENDS[method]
-            if pod.state == "removed":  # and with it, as CRI has it, all that was in it
-                for each in pod.containers.values():
-                    each.state = "removed"
-        return
-    if method == "StartContainer":
-        if failed:
-            container.state = "failed"
-        elif container.state in ("", "created"):
-            container.state = "running"
-    elif method == "CreateContainer":
-        container.state = container.state or ("failed" if failed else "created")
-    elif method == "RemoveContainer" and not failed:
-        container.state = "removed"
-
-
-_POD_ENDS = {"RunPodSandbox": "ready", "StopPodSandbox": "stopped", "RemovePodSandbox": "removed"}
-
-
-def _failure(place: Place) -> Failure:
-    """What there is to say of a failed call, with the child's failure that its message repeats, else the first."""
-    below = place.failures or []
-    inner = next(
-        (each for each in below if each.message and each.message in place.message), below[0] if below else None
-    )
-    return Failure(
-        place.number, place.hop, place.title, str(place.state), place.code, place.message, place.end_ns or 0, inner
-    )
-
-
-def _report(place: Place) -> None:
-    """Pass a failure on to the call that waits for this one, or else note it with the container or pod."""
-    if not place.failed():
-        return
-    if place.parent is not None and place.parent.open:
-        _pass_up(place.parent, _failure(place))
-    elif place.candidates is None and not place.waits:  # the end of an output is an error to its reader
-        container = place.container
-        whom = container if container is not None and container.id else place.pod
-        if whom is not None:
-            whom.failed += 1
-            if len(whom.failures) < MAX_FAILURES:
-                whom.failures.append(_failure(place))
-
-
-def _pass_up(parent: Place, failure: Failure) -> None:
-    if parent.failures is None:
-        parent.failures = []
-    if len(parent.failures) < MAX_FAILURES:
-        parent.failures.append(failure)
 
 
 def _trace(call: Call) -> str:
