@@ -161,6 +161,8 @@ class Filter:
         self._summarizer = Summarizer(registry, show_secrets=True)
         self._programs: dict[tuple[str, str], _Program | bool] = {}
         self._used = self._check()
+        self._reads_messages = not self._used.isdisjoint(OTHERS)
+        self._reads_request = not self._used.isdisjoint(("request", "event"))
 
     def wants(self, call: Call, now_ns: int) -> bool:
         """Tell whether a call is wanted, as it is at this time of the capture."""
@@ -170,7 +172,7 @@ class Filter:
         if isinstance(program, bool):
             return program
         data: dict[str, Any] = {variable.name: variable.get(call, now_ns) for variable in program.variables}
-        if self._used & set(OTHERS):
+        if self._reads_messages:
             self._add_messages(call, program, data)
         result = program.expression.eval(data=data)
         value = result.value()
@@ -256,7 +258,7 @@ class Filter:
         if "call.id" in self._used:
             data["call.id"] = self._summarizer.summarize(call).id
         for name, type_name, message in (
-            ("request", program.request_type, call.request() if self._used & {"request", "event"} else None),
+            ("request", program.request_type, call.request() if self._reads_request else None),
             ("response", program.response_type, call.response() if "response" in self._used else None),
         ):
             parsed = self._parsed(type_name, message)
