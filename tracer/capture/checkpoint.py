@@ -11,12 +11,37 @@ import os
 import pickle
 import struct
 import zlib
+from dataclasses import dataclass, field
 from typing import Final
+
+from tracer.capture.carry import Follower
+from tracer.capture.resume import Found
+from tracer.capture.room import Pause
+from tracer.capture.who import Socket
 
 _HEADER = struct.Struct("<QQI")
 """Which one it is, counted from 1; the length of what follows; a CRC-32 of what follows, begun with that count."""
 _PLACES: Final = 0, 1 << 40
 """The memory between them is never touched, so it is not there."""
+
+
+@dataclass(slots=True)
+class Saved:
+    """What a recorder knows, for the one after it."""
+
+    file: int = 1
+    """The number of the file, as far as it goes in `found`."""
+    found: Found = field(default_factory=Found)
+    packets_before: int = 0
+    bytes_before: int = 0
+    sockets: dict[int, Socket] = field(default_factory=dict)
+    followers: dict[int, Follower] = field(default_factory=dict)
+    pause: Pause | None = None
+    """In it, nothing is written: what is in the file behind `found` was not meant to stay."""
+    pending: bytes = b""
+    begun: bytes = b""
+    dropped: int = 0
+    """Bytes in all, by then."""
 
 
 class Checkpoint:

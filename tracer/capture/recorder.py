@@ -4,8 +4,7 @@ It may be slow, stopped or dead: that costs bytes of the capture, never traffic.
 killed goes on with its file: that one left what it knew (`checkpoint`), what came into the file since is read from it
 (`resume`), and what the ring still has is taken once more, in which whatever the file has already is passed over.
 
-It also finds out who is who (R8), since reading /proc would hold up the relay: clients by their pid, servers by the
-inode of their listening socket.
+It also finds out who is who (`who`), since reading /proc would hold up the relay.
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from tracer import processes
 from tracer.capture import vsock
 from tracer.capture.bundle import Named, Watcher, read_bundle
 from tracer.capture.carry import Follower
-from tracer.capture.checkpoint import Checkpoint
+from tracer.capture.checkpoint import Checkpoint, Saved
 from tracer.capture.conversation import CaptureWriter, Interface
+from tracer.capture.guests import Guests, cut
 from tracer.capture.monitor import Monitor
 from tracer.capture.notes import note_text
 from tracer.capture.peers import number_of
-from tracer.capture.resume import FIRST_GUEST, Found, Listener, process_key, read_state
+from tracer.capture.resume import FIRST_GUEST, Found, Listener, read_state
 from tracer.capture.ring import Ring, create
 from tracer.capture.room import MARGIN, RESUME, Disk, Floor, Pause
 from tracer.capture.store import SLICE, Store
+from tracer.capture.who import Socket, client_of, server_of
 from tracer.output.units import size
 from tracer.relay import shared as sh
 from tracer.relay import sockdiag
 from tracer.relay.shared import Kind, Record, RecorderState, RingReader, Shared
-from tracer.relay.targets import vm_of
 
 _PAUSE_S = 0.003
 """Between two looks at a ring that had something: records then come in batches."""
@@ -60,50 +59,6 @@ class Limits:
     """0 is never."""
     free: Floor = field(default_factory=Floor)
     """It pauses where the disk would have less."""
-
-
-@dataclass(slots=True)
-class _Socket:
-    """A traced socket."""
-
-    interface: Interface
-    hop: str
-    file: tuple[int, int]
-    """Inode and device of the server's socket."""
-    server: processes.Process | None = None
-    server_pid: int = 0
-
-
-@dataclass(slots=True)
-class _Guest:
-    """A connection of AF_VSOCK."""
-
-    number: int
-    ends: list[int]
-    """How many bytes of each direction have come, gaps too."""
-
-    def record(self, kind: Kind, direction: int, time_ns: int, data: bytes = b"") -> Record:
-        """What it tells, as the relay would put it into its ring."""
-        return Record(kind, direction, self.number, self.ends[direction], time_ns, memoryview(data))
-
-
-@dataclass(slots=True)
-class _Saved:
-    """What a recorder knows, for the one after it."""
-
-    file: int = 1
-    """The number of the file, as far as it goes in `found`."""
-    found: Found = field(default_factory=Found)
-    packets_before: int = 0
-    bytes_before: int = 0
-    sockets: dict[int, _Socket] = field(default_factory=dict)
-    followers: dict[int, Follower] = field(default_factory=dict)
-    pause: Pause | None = None
-    """In it, nothing is written: what is in the file behind `found` was not meant to stay."""
-    pending: bytes = b""
-    begun: bytes = b""
-    dropped: int = 0
-    """Bytes in all, by then."""
 
 
 class Recorder:
@@ -129,7 +84,6 @@ class Recorder:
         bundles: bool = True,
     ) -> None:
         self._monitor = monitor
-        self._guests: dict[vsock.Connection, _Guest] = {}
         self.limits = limits
         self._watcher = Watcher() if bundles else None
         self.link = link
@@ -201,12 +155,12 @@ class Recorder:
         """Go on where the file ends, the newest one of a ring."""
         self._store = Store(self._open_file())
         saved = self._checkpoint.load()
-        if not isinstance(saved, _Saved):
-            saved = _Saved()
+        if not isinstance(saved, Saved):
+            saved = Saved()
         elif saved.file != self._number or saved.found.size > self._store.size:
             for at in saved.sockets.values():  # this file may not describe all of them
                 at.interface.number = -1
-            saved = _Saved(sockets=saved.sockets)
+            saved = Saved(sockets=saved.sockets)
         self._followers, self._pause = saved.followers, saved.pause
         with self._store.read() as data:
             whole = data if saved.pause is None else data[: saved.found.size]
@@ -242,7 +196,7 @@ class Recorder:
         for interface in found.state.interfaces:
             listener = Listener.of(interface)
             hop = interface.description.split(" ", 1)[0]
-            at = self._sockets.setdefault(listener.number, _Socket(interface, hop, listener.file))
+            at = self._sockets.setdefault(listener.number, Socket(interface, hop, listener.file))
             at.interface = interface
         if not found.size and self._pause is None:
             self._writer.start(self._now(), "")
@@ -250,9 +204,10 @@ class Recorder:
             self._writer.shake_hands(*found.shaken, found.last_ns)
         if found.unheard is not None:
             self._writer.last_word(*found.unheard, found.last_ns)
-        self._next_guest = found.last_guest + 1
+        self._guests = Guests(found.last_guest)
         for number in [number for number in self._open if number >= FIRST_GUEST]:
-            self._cut(number)
+            cut(number, self._writer, self._last_ns)
+            del self._open[number]
         limits = self.limits
         if limits.packets and self._packets_before + found.state.packets >= limits.packets:
             self._stop(f"{limits.packets} packets captured")
@@ -282,8 +237,8 @@ class Recorder:
         ):
             return
         found = Found(self._store.size, self._section, self._writer.state, self._last_ns, self._known)
-        found.last_guest, found.statistics = self._next_guest - 1, self._statistics
-        saved = _Saved(self._number, found, self._packets_before, self._bytes_before, self._sockets, self._followers)
+        found.last_guest, found.statistics = self._guests.last, self._statistics
+        saved = Saved(self._number, found, self._packets_before, self._bytes_before, self._sockets, self._followers)
         saved.pause, saved.pending, saved.begun = self._pause, b"".join(self._pending), self._begun
         saved.dropped = self._words[sh.DROPPED_BYTES] + self._dropped
         # Once there are no more packets, the file is not what the writer takes it for.
@@ -330,7 +285,7 @@ class Recorder:
             if number in self._open:
                 if self._files is not None:
                     self._follow_record(record)
-                named = self._named(record) if self._watcher is not None and not record.direction else []
+                named = self._named(record)
                 self._writer.data(number, record.direction, record.offset, record.time_ns, record.payload)
                 for each in named:
                     self._writer.keep(read_bundle(number, each))
@@ -358,8 +313,10 @@ class Recorder:
 
     def _named(self, record: Record) -> list[Named]:
         """The bundles that a request to a shim names; none of what the file has already."""
+        if self._watcher is None or record.direction:
+            return []
         talk = self._writer.state.conversations[record.connection]
-        if self._watcher is None or talk.about.get("hop") != "task" or record.offset < talk.sides[0].end:
+        if talk.about.get("hop") != "task" or record.offset < talk.sides[0].end:
             return []
         return self._watcher.feed(record.connection, record.offset, bytes(record.payload))
 
@@ -377,48 +334,12 @@ class Recorder:
         return any_event
 
     def _of_guest(self, event: vsock.Event, time_ns: int) -> None:
-        connection = event.connection
-        guest = self._guests.get(connection)
-        if guest is None:
+        if not self._guests.knows(event.connection):
             if self._pause is not None:
                 return  # it begins when there is room again, with what is seen then
-            guest = self._guests[connection] = self._guest(event, time_ns)
-        if isinstance(event, vsock.Refused):
-            for direction in (0, 1):
-                self._record(guest.record(Kind.RESET, direction, time_ns))
-            del self._guests[connection]
-        elif isinstance(event, vsock.Data):
-            self._record(guest.record(Kind.DATA, event.direction, time_ns, event.data))
-            guest.ends[event.direction] += len(event.data)
-        elif isinstance(event, vsock.Gap):
-            guest.ends[event.direction] += event.length
-        elif isinstance(event, vsock.Closed):
-            self._record(guest.record(Kind.RESET if event.reset else Kind.FIN, event.direction, time_ns))
-            if event.last:
-                del self._guests[connection]
-
-    def _guest(self, event: vsock.Event, time_ns: int) -> _Guest:
-        """Open a connection to a guest; one that was not seen from its beginning begins with a gap of a byte."""
-        connection, number = event.connection, self._next_guest
-        self._next_guest += 1
-        url = vsock.url(connection.server)
-        interface = next((each for each in self._writer.state.interfaces if each.name == url), None)
-        if interface is None:
-            interface = self._describe(url, f"agent {url}", Listener(-1, (0, 0)).comment())
-        names = [vsock.name_of(cid) for cid, _ in (connection.client, connection.server)]
-        addresses = [self._writer.endpoint(f"vsock {name}", name) for name in names]
-        self._open[number] = 2
-        peers = {"client": {"name": names[0]}, "server": {"name": names[1]}}
-        self._writer.open(number, interface.number, "agent", addresses[0], addresses[1], time_ns, peers)
-        begun = isinstance(event, vsock.Refused) or (isinstance(event, vsock.Opened) and event.seen)
-        return _Guest(number, [0, 0] if begun else [1, 1])
-
-    def _cut(self, number: int) -> None:
-        """End a connection to a guest whose bytes are not followed any more, as their reader was killed."""
-        for direction, side in enumerate(self._writer.state.conversations[number].sides):
-            if not side.closed:
-                self._writer.close(number, direction, side.end, self._last_ns, True)
-        del self._open[number]
+            self._open[self._guests.open(event, time_ns, self._writer)] = 2
+        for record in self._guests.records(event, time_ns):
+            self._record(record)
 
     def _follow_record(self, record: Record) -> None:
         """Let the connection's follower see what the file gets."""
@@ -489,11 +410,11 @@ class Recorder:
         number, hop, path, file = about["listener"], about["hop"], about["path"], tuple(about["file"])
         if number not in self._sockets and self._pause is not None:
             interface = Interface(-1, path, f"{hop} {path}", Listener(number, file).comment())
-            self._sockets[number] = _Socket(interface, hop, file)  # described once a connection comes
+            self._sockets[number] = Socket(interface, hop, file)  # described once a connection comes
             self._has_to_save = True
         elif number not in self._sockets:
             interface = self._describe(path, f"{hop} {path}", Listener(number, file).comment())
-            self._sockets[number] = _Socket(interface, hop, file)
+            self._sockets[number] = Socket(interface, hop, file)
             self._has_to_save = True
         self._find_server(number)  # again too: a worker asks once more if that process ended, or if it took over
 
@@ -503,10 +424,7 @@ class Recorder:
     def _find_server(self, number: int) -> None:
         """Find who listens, and tell the worker, which watches for that process's end (E1)."""
         at = self._sockets[number]
-        listener = sockdiag.find_listener(*at.file)
-        if listener is not None:
-            at.server_pid = processes.holders({listener.inode}).get(listener.inode, 0)
-            at.server = processes.describe(at.server_pid) if at.server_pid else None
+        at.find_server()
         self._tell_worker({"listener": number, "server": at.server_pid})
 
     def _opened(self, number: int, time_ns: int, payload: bytes) -> None:
@@ -514,34 +432,13 @@ class Recorder:
         at = self._sockets[listener]
         if at.interface.number < 0:
             at.interface = self._describe(*at.interface.described())
-        if not os.path.exists(f"/proc/{at.server_pid}"):
+        if not at.has_server():
             self._find_server(listener)  # nobody listened yet when it was taken, or one that has handed it on since
-        client, client_address = self._about(processes.describe(pid), pid, f"pid-{pid}")
-        name = f"kata-agent-{vm_of(at.interface.name)[:13]}".rstrip("-") if at.hop == "agent" else ""
-        server, server_address = self._about(at.server, at.server_pid, name or f"{at.hop}-server", name)
-        client |= {"uid": uid, "gid": gid}
-        if pid and pid == at.server_pid:
-            client["self"] = True  # R8: CRI-O calls its own socket
+        client, server = client_of(pid, uid, gid, at), server_of(at)
+        client_address, server_address = (self._writer.endpoint(each.key, each.name) for each in (client, server))
         self._open[number] = 2
-        peers = {"client": client, "server": server}
+        peers = {"client": client.about, "server": server.about}
         self._writer.open(number, at.interface.number, at.hop, client_address, server_address, time_ns, peers)
-
-    def _about(
-        self, who: processes.Process | None, pid: int, unknown: str, name: str = ""
-    ) -> tuple[dict[str, object], str]:
-        """What the opening packet's comment says of a process, and its address; `unknown` is its name if it is gone,
-        `name` if it is not to have its own: who answers through a VMM is the agent in its guest."""
-        about: dict[str, object]
-        if who is None:
-            about = {"pid": pid} if pid else {}
-            return about, self._writer.endpoint(process_key(about, unknown), unknown)
-        name = name or who.label
-        about = {"pid": pid, "start": who.start, "uid": who.uid, "name": name, "exe": who.exe}
-        if who.command:
-            about["command"] = " ".join(who.command)
-        if who.unit:
-            about["unit"] = who.unit
-        return about, self._writer.endpoint(process_key(about, name), name)
 
     # --- the file ---
 
@@ -677,9 +574,8 @@ class Recorder:
         """Say what a pause has cost, in the capture, to `status` and to whoever started it."""
         about = {"podwire": "paused", "from_ns": pause.since_ns, "to_ns": self._now()}
         about |= {"bytes": pause.bytes, "connections": pause.connections}
-        self._writer.note(
-            self._last_ns or pause.since_ns, about
-        )  # its place among the packets: what comes next may be older than now
+        # Its place is among the packets: what comes next may be older than now.
+        self._writer.note(self._last_ns or pause.since_ns, about)
         self._words[sh.DROPPED_CONNECTIONS] += pause.connections
         self._words[sh.PAUSED_NS] = 0
         self._tell_worker({"disk": f"the capture goes on; {note_text(about)}"})
