@@ -31,20 +31,21 @@ from tracer.tui.call_command import call_command
 from tracer.tui.call_list import COLUMNS, TIMES, CallList
 from tracer.tui.detail import Detail
 from tracer.tui.detail_pane import DetailPane
-from tracer.tui.lines import Bar, Line, Lines
+from tracer.tui.lines import Bar, Lines
 from tracer.tui.narrow import FilterError, Question, Words, complete, error_of
-from tracer.tui.narrowing import IN_FLIGHT, Narrowing
-from tracer.tui.numbers import NEWEST, SORTS, number_lines, sum_up
-from tracer.tui.pages import finding_lines, help_lines, session_lines
+from tracer.tui.narrowing import IN_FLIGHT, POD, Narrowing
+from tracer.tui.pages import CHANGING, Pages
 from tracer.tui.paint import BOLD, DIM, NAME, PLAIN, SIGNS, WRONG, Paint, Span
 from tracer.tui.player import Player, parse_moment, parse_speed
+from tracer.tui.pods import OfCall, about, pod_lines
 from tracer.tui.prompt import Prompt
-from tracer.tui.rows import Rows, code_name
+from tracer.tui.rows import Rows, Whom, code_name
 from tracer.tui.save import save
 from tracer.tui.session import Behind, LiveSession
 from tracer.tui.source import IndexerError, Matches, Source
+from tracer.tui.view import CHAINS, View
 from tracer.tui.view import SORTS as ORDERS
-from tracer.tui.view import View
+from tracer.tui.waterfall import Waterfall
 
 TICK_S = 0.1
 """How often what changed by itself is drawn."""
@@ -52,6 +53,8 @@ LOOK_S = 1.0
 """How often the session is looked at, and the number page made anew."""
 WIDE = 170
 """From this width on the detail stands beside the list, not below it."""
+PODS_BESIDE = 140
+"""From this width on pods stand beside the list, not above it."""
 LAG_NS = 200_000_000
 """What has passed may take so long to be in the file: ages are up to then."""
 BATCHES = 8
@@ -60,7 +63,6 @@ BEHIND_BYTES = 1 << 20
 """What is still to be read of a capture is said from here on."""
 MANY = 2000
 """From so many found at once, the list is made anew."""
-BELL_WORDS = "nothing found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,8 @@ class PodwireApp(App[str], inherit_bindings=False):
     ]
     CSS = """
     Screen { background: ansi_default; color: ansi_default; }
-    #panes { height: 1fr; }
+    #all, #panes { height: 1fr; width: 1fr; }
+    #pods { display: none; }
     #list, #page { height: 1fr; width: 1fr; }
     #side { height: 1fr; width: 1fr; display: none; }
     #body { height: 1fr; }
@@ -122,10 +125,11 @@ class PodwireApp(App[str], inherit_bindings=False):
         paint = self._paint
         # Kept here, not looked for on the screen: a look when that is taken down would not find them.
         self.calls = CallList(self.view, paint, utc=setup.utc, id="list")
-        self._page_lines = Lines(paint, id="page")
+        self.pages = Pages(self.view, setup.behind, self.now_ns, paint, id="page")
+        self.pods = Lines(paint, id="pods")
         detail = Detail(setup.registry, Renderer(setup.registry, show_secrets=setup.show_secrets), Clock(utc=setup.utc))
         self.side = DetailPane(detail, self.rows, setup.source, paint, id="side")
-        self._panes = Container(id="panes")
+        self._all, self._panes = Container(id="all"), Container(id="panes")
         self._status, self._footer = Bar(paint, id="status"), Bar(paint, id="footer")
         self.prompt = Prompt(self._completions, id="prompt")
         self.narrowing = Narrowing(self.rows, setup.match)
@@ -134,8 +138,10 @@ class PodwireApp(App[str], inherit_bindings=False):
         self._held_at: int | None = None
         """So many rows there were when the screen was held."""
         self._search: Question | None = None
-        self._page = ""
-        self._number_sort = SORTS[0]
+        self._heard = self._joined = 0
+        """Of so many changes of pods and containers their pane tells."""
+        self._chosen = 0
+        """The number of the pod or container that is narrowed to."""
         self._said: Span | None = None
         self._zoomed = False
         self._looked = 0.0
@@ -148,9 +154,11 @@ class PodwireApp(App[str], inherit_bindings=False):
 
     def compose(self) -> ComposeResult:
         self._panes.compose_add_child(self.calls)
-        self._panes.compose_add_child(self._page_lines)
+        self._panes.compose_add_child(self.pages)
         self._panes.compose_add_child(self.side)
-        yield self._panes
+        self._all.compose_add_child(self.pods)
+        self._all.compose_add_child(self._panes)
+        yield self._all
         yield self.prompt
         yield self._status
         yield self._footer
@@ -172,7 +180,12 @@ class PodwireApp(App[str], inherit_bindings=False):
         self._lay_out(event.size.width)
 
     def _lay_out(self, width: int | None = None) -> None:
-        wide = (width or self.size.width) >= WIDE
+        width = width or self.size.width
+        beside, wide = width >= PODS_BESIDE, width >= WIDE
+        self._all.styles.layout = "horizontal" if beside else "vertical"
+        pods = self.pods.styles
+        pods.width, pods.height = ("34%" if beside else "100%"), ("1fr" if beside else "35%")
+        pods.padding = (0, 1 if beside else 0, 0, 0)
         self._panes.styles.layout = "horizontal" if wide else "vertical"
         self.side.styles.padding = (0, 0, 0, 1 if wide else 0)
 
@@ -204,8 +217,8 @@ class PodwireApp(App[str], inherit_bindings=False):
                 self.setup.source.end()
                 if self.narrowing.matches is not None:
                     self.narrowing.matches.end()
-            if self._page in ("numbers", "session"):
-                self._show_page(self._page)
+            if self.pages.page in CHANGING:
+                self.pages.draw()
         if self.setup.behind.left:
             self._leave("leave")
             return
@@ -223,16 +236,28 @@ class PodwireApp(App[str], inherit_bindings=False):
             self._narrow_again()
         else:
             changed += matched
+        self.view.now_ns = self.now_ns()
         self.view.changed(changed)
+        if self.rows.heard != self._heard:
+            self._heard = self.rows.heard
+            self._show_pods()
+            if POD in self.narrowing and self.rows.joined != self._joined:
+                self._narrow_again()
+            self._joined = self.rows.joined
 
     def _draw(self) -> None:
         pane = self.calls
-        pane.now_ns = self.now_ns()
+        pane.now_ns = self.view.now_ns = self.now_ns()
         if self._follow and len(self.view):
             self.view.cursor = len(self.view) - 1
         pane.fit_scroll()
-        self.side.refresh_call(self.view.current)
+        self.side.refresh_call(self._row)
         self._draw_status()
+
+    @property
+    def _row(self) -> int | None:
+        """The row of the call under the cursor, in the list or in a story."""
+        return self.pages.row if self.pages.page == "story" else self.view.current
 
     def _go_to_clock(self, player: Player) -> None:
         self.view.limit(player.clock_ns)
@@ -351,20 +376,24 @@ class PodwireApp(App[str], inherit_bindings=False):
         self._next_pane(-1)
 
     def _next_pane(self, step: int) -> None:
-        panes: list[Widget] = [self._page_lines if self._page else self.calls]
+        panes = [self._main]
         if self.side.display:
             panes.append(self.side.fields)
             if self.side.hexes.display:
                 panes.append(self.side.hexes)
+        if self.pods.display:
+            panes.append(self.pods)
         at = panes.index(self.focused) if self.focused in panes else 0
         self._focus(panes[(at + step) % len(panes)])
 
     def do_open(self) -> None:
         pane = self.focused
-        if pane is self._page_lines:
+        if pane is self.pods:
+            self._choose(None if self.pods.current is None else self.pods.current.target)
+        elif pane is self.pages and self.pages.page != "story":
             self._follow_line()
-        elif isinstance(pane, Lines):
-            self._fold(None)
+        elif pane is self.side.fields:
+            self.side.fold(None)
         else:
             self._show_detail(True)
             self._focus(self.side.fields)
@@ -375,9 +404,11 @@ class PodwireApp(App[str], inherit_bindings=False):
     def do_fold(self) -> None:
         self._fold(False)
 
-    def _fold(self, unfolded: bool | None) -> None:
+    def _fold(self, unfolded: bool) -> None:
         if self.focused is self.side.fields:
             self.side.fold(unfolded)
+        elif self.focused is self.pages:
+            self.pages.zoom(unfolded)
 
     # -- narrowing -------------------------------------------------------------------------------------------------
 
@@ -408,7 +439,7 @@ class PodwireApp(App[str], inherit_bindings=False):
     def action_close_prompt(self) -> None:
         """Nothing is asked any more."""
         self.prompt.display = False
-        self._focus(self._page_lines if self._page else self.calls)
+        self._focus(self._main)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Say what is wrong with a filter while it is typed."""
@@ -484,9 +515,11 @@ class PodwireApp(App[str], inherit_bindings=False):
         return f"{time_text} {sign} {kind.hop:<6} {ident[:13]:<13} {kind.name:<20} {status:<9} {age:>9}"
 
     def _narrow_again(self) -> None:
-        wanted = self.narrowing.question()
-        self.calls.deadlines = IN_FLIGHT in self.narrowing
-        if wanted is not None and self.calls.deadlines and self.player is None:
+        wanted, in_flight = self.narrowing.question(), IN_FLIGHT in self.narrowing
+        self.calls.deadlines, self.view.now_ns = in_flight, self.now_ns()
+        if in_flight is not (self.view.sort == CHAINS):
+            self.view.sort, self.view.reverse = CHAINS if in_flight else "time", False
+        if wanted is not None and in_flight and self.player is None:
             self.view.only([row for row in sorted(self.rows.open) if wanted(row)], wanted)
         else:
             self.view.narrow(wanted)
@@ -505,7 +538,7 @@ class PodwireApp(App[str], inherit_bindings=False):
             self._go(0)
 
     def do_stream(self) -> None:
-        row = self.view.current
+        row = self._row
         if row is not None:
             flow = self.rows.flow[row]
             self._toggle("stream", f"connection {flow}", lambda each: self.rows.flow[each] == flow)
@@ -519,15 +552,22 @@ class PodwireApp(App[str], inherit_bindings=False):
     # -- finding ---------------------------------------------------------------------------------------------------
 
     def _find(self, wanted: Question, *, forward: bool = True) -> None:
+        if self.pages.page == "story":
+            self._said_of(self.pages.find(wanted, forward=forward))
+            return
         before = self.view.cursor
         self._found(before, self.view.find(wanted, forward=forward), forward=forward)
 
     def _found(self, before: int, found: bool, *, forward: bool) -> None:
-        if not found:
-            self.say(BELL_WORDS)
-        elif (self.view.cursor < before) == forward and self.view.cursor != before:
-            self.say("round the end of what is shown")
+        self._said_of(None if not found else self.view.cursor == before or (self.view.cursor > before) == forward)
         self._go(self.view.cursor)
+
+    def _said_of(self, straight: bool | None) -> None:
+        """Say how something was found: straight on, round the end, or (None) not at all."""
+        if straight is None:
+            self.say("nothing found")
+        elif not straight:
+            self.say("round the end of what is shown")
 
     def do_again(self) -> None:
         self._find_again(forward=True)
@@ -542,32 +582,62 @@ class PodwireApp(App[str], inherit_bindings=False):
             self._find(self._search, forward=forward)
 
     def do_next_error(self) -> None:
-        self._found(self.view.cursor, self.view.find_trouble(self.now_ns()), forward=True)
+        self._find_error(forward=True)
 
     def do_previous_error(self) -> None:
-        self._found(self.view.cursor, self.view.find_trouble(self.now_ns(), forward=False), forward=False)
+        self._find_error(forward=False)
 
-    def _find_same(self, of: str, *, forward: bool) -> None:
-        row = self.view.current
+    def _find_error(self, *, forward: bool) -> None:
+        if self.pages.page == "story":
+            self._find(self.view.is_error(self.now_ns()), forward=forward)
+        else:
+            self._found(self.view.cursor, self.view.find_trouble(self.now_ns(), forward=forward), forward=forward)
+
+    def _find_same(self, of: Callable[[int], int], *, forward: bool) -> None:
+        row = self._row
         if row is not None:
-            column = self.rows.flow if of == "flow" else self.rows.kind
-            same = column[row]
-            self._find(lambda each: column[each] == same, forward=forward)
+            self._find(lambda each: of(each) == of(row), forward=forward)
 
     def do_next_of_stream(self) -> None:
-        self._find_same("flow", forward=True)
+        self._find_same(self.rows.flow.__getitem__, forward=True)
 
     def do_previous_of_stream(self) -> None:
-        self._find_same("flow", forward=False)
+        self._find_same(self.rows.flow.__getitem__, forward=False)
 
     def do_next_of_method(self) -> None:
-        self._find_same("kind", forward=True)
+        self._find_same(self.rows.kind.__getitem__, forward=True)
 
     def do_previous_of_method(self) -> None:
-        self._find_same("kind", forward=False)
+        self._find_same(self.rows.kind.__getitem__, forward=False)
+
+    def do_next_of_pod(self) -> None:
+        self._find_same(self.rows.pod_of, forward=True)
+
+    def do_previous_of_pod(self) -> None:
+        self._find_same(self.rows.pod_of, forward=False)
+
+    def do_parent(self) -> None:
+        row = self._row
+        parent = 0 if row is None else self.rows.parent[row]
+        if not parent:
+            raise PodwireError("no call is known to have caused this one")
+        self._go_to_row(parent - 1)
+
+    def _go_to_row(self, row: int) -> None:
+        """Put the cursor on a call, wherever that is shown; narrow by nothing if it is not among what is."""
+        self._follow = False
+        if self.pages.page == "story" and self.pages.go_to(row):
+            return
+        self._close_page()
+        self._go(self.view.position_of(row))
+        if self.view.current != row:
+            while self.narrowing.drop_last():
+                pass
+            self._narrow_again()
+            self._go(self.view.position_of(row))
 
     def do_mark(self) -> None:
-        row = self.view.current
+        row = self._row
         if row is not None:
             self.view.marks ^= {row}
 
@@ -593,48 +663,83 @@ class PodwireApp(App[str], inherit_bindings=False):
         self._toggle_page("session")
 
     def _toggle_page(self, name: str) -> None:
-        if self._page == name:
+        if self.pages.page == name:
             self._close_page()
             return
-        self._page = name
-        self.prompt.display = False
-        self.calls.display = False
-        page = self._page_lines
-        page.display = True
-        self._focus(page)
-        self._show_page(name, cursor=0)
+        self.prompt.display = self.calls.display = False
+        self.pages.open(name)
+        self._focus(self.pages)
 
     def _close_page(self) -> None:
-        self._page = ""
-        self._page_lines.display = False
-        self.calls.display = True
+        row = self.pages.row
+        self.pages.close()
+        self.calls.display = not self._zoomed
         self._focus(self.calls)
+        if row is not None and self.view.row(at := self.view.position_of(row)) == row:
+            self._go(at)
 
-    def _show_page(self, name: str, *, cursor: int | None = None) -> None:
-        makers: dict[str, Callable[[], list[Line]]] = {
-            "help": help_lines,
-            "numbers": self._number_lines,
-            "findings": lambda: finding_lines(self.rows),
-            "session": lambda: session_lines(self.setup.behind),
-        }
-        self._page_lines.show(makers[name](), cursor=cursor)
+    @property
+    def _main(self) -> Widget:
+        """What has the place of the list."""
+        return self.pages if self.pages.page else self.calls
 
-    def _number_lines(self) -> list[Line]:
-        count = len(self.view)
-        shown = [self.view.row(at) for at in range(max(0, count - NEWEST), count)]
-        if not shown:
-            return [Line((("no call yet", DIM),))]
-        sums = sum_up(self.rows, shown, self.now_ns())
-        starts = self.rows.start
-        span = min(starts[shown[0]], starts[shown[-1]]), max(starts[shown[0]], starts[shown[-1]])
-        return number_lines(self.rows, sums, self._number_sort, span, unicode=self.setup.unicode)
+    def do_pods(self) -> None:
+        self.pods.display = not self.pods.display
+        self._show_pods()
+        self._focus(self.pods if self.pods.display else self._main)
+
+    def _show_pods(self) -> None:
+        if self.pods.display:
+            note = "as they are at the end of the capture" if self.player is not None else ""
+            width = self.pods.size.width or self.size.width
+            self.pods.show(pod_lines(self.rows, self._chosen, width, note=note), head=2)
+
+    def on_lines_resized(self, event: Lines.Resized) -> None:
+        """Fit what is drawn to a width."""
+        if event.pane is self.pods:
+            self._show_pods()
+        elif event.pane is self.pages and self.pages.page == "story":
+            self.pages.draw()
+
+    def _choose(self, target: object) -> None:
+        """Narrow to a pod or container, or not any more; go to a call."""
+        if isinstance(target, OfCall):
+            self._go_to_row(target.row)
+            self._show_detail(True)
+        elif isinstance(target, Whom):
+            again = POD in self.narrowing and self._chosen == target.number
+            self._chosen = 0 if again else target.number
+            if again:
+                self.narrowing.drop(POD)
+            else:
+                self.narrowing.by(POD, *about(self.rows, target))
+            self._narrow_again()
+            self._show_pods()
+
+    def do_story(self) -> None:
+        if self.pages.page == "story":
+            self._close_page()
+            return
+        target = self.pods.current.target if self.focused is self.pods and self.pods.current is not None else None
+        number = self._chosen
+        if isinstance(target, Whom):
+            number = target.number
+        elif not number and self._row is not None:
+            number = self.rows.whom[self._row]
+        pod = self.rows.whoms[self.rows.whoms[number].pod]
+        if not pod.number:
+            raise PodwireError("this call is about no pod that is known (p: the pods)")
+        row = self._row
+        self.pages.story = Waterfall(self.rows, pod, self.view.marks)
+        self._toggle_page("story")
+        if row is not None:
+            self.pages.go_to(row)
 
     def _follow_line(self) -> None:
-        line = self._page_lines.current
+        page, line = self.pages.page, self.pages.current
         target = None if line is None else line.target
         if not isinstance(target, int):
             return
-        page = self._page
         self._close_page()
         if page == "numbers":
             self.narrowing.by("method", self.rows.kinds[target].name, lambda row: self.rows.kind[row] == target)
@@ -654,10 +759,10 @@ class PodwireApp(App[str], inherit_bindings=False):
         self.side.display = shown
         if not shown:
             self._zoomed = False
-            self.calls.display = not self._page
-            self._focus(self.calls)
+            self._main.display = True
+            self._focus(self._main)
         self.side.forget()
-        self.side.refresh_call(self.view.current)
+        self.side.refresh_call(self._row)
 
     def do_detail(self) -> None:
         self._show_detail(not self.side.display)
@@ -666,8 +771,8 @@ class PodwireApp(App[str], inherit_bindings=False):
         if not self.side.display:
             self.do_open()
         self._zoomed = not self._zoomed
-        self.calls.display = not self._zoomed
-        self._focus(self.side.fields if self._zoomed else self.calls)
+        self._main.display = not self._zoomed
+        self._focus(self.side.fields if self._zoomed else self._main)
 
     def do_view(self) -> None:
         self.side.next_tab()
@@ -687,18 +792,17 @@ class PodwireApp(App[str], inherit_bindings=False):
         self.say(f"times: {'of day' if shape.times == 'day' else f'since the {shape.times}'}")
 
     def do_reference(self) -> None:
-        row = self.view.current
+        row = self._row
         if row is not None:
             self.calls.shape.reference_ns = self.rows.start[row]
             self.calls.shape.times = "start"
 
     def do_sort(self) -> None:
-        if self._page == "numbers":
-            self._number_sort = SORTS[(SORTS.index(self._number_sort) + 1) % len(SORTS)]
-            self._show_page("numbers")
+        if self.pages.page == "numbers":
+            self.pages.next_sort()
             return
-        names = list(ORDERS)
-        self._sort(names[(names.index(self.view.sort) + 1) % len(names)])
+        names = [*ORDERS]
+        self._sort(names[(names.index(self.view.sort) + 1) % len(names) if self.view.sort in names else 0])
 
     def _sort(self, name: str) -> None:
         self.view.sort_by(name, reverse=name in ("duration", "size", "status"))
@@ -731,7 +835,7 @@ class PodwireApp(App[str], inherit_bindings=False):
             if what == "value":
                 text = self.side.value()
             else:
-                row, detail = self.view.current, self.side.detail
+                row, detail = self._row, self.side.detail
                 if row is None:
                     raise PodwireError("there is no call")
                 call = self.side.whole(row).call
@@ -843,12 +947,20 @@ class PodwireApp(App[str], inherit_bindings=False):
 
     def _go_back(self) -> bool:
         """Undo the last thing that was opened; whether there was one."""
-        if self._page:
+        if self.side.display and self.pages.page == "story":
+            self._show_detail(False)
+        elif self.pages.page:
             self._close_page()
         elif self.side.display:
             self._show_detail(False)
+        elif self.pods.display and self.focused is self.pods:
+            self.do_pods()
         elif self.narrowing.drop_last():
+            self._chosen = self._chosen if POD in self.narrowing else 0
             self._narrow_again()
+            self._show_pods()
+        elif self.pods.display:
+            self.do_pods()
         else:
             return False
         return True

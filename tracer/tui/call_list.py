@@ -16,8 +16,12 @@ from tracer.output import look
 from tracer.output.units import SHORT_ID, Clock, duration, short_id, size
 from tracer.tui.paint import BAR, CURSOR, DIM, HEAD, MARK, PLAIN, SIGNS, Paint, Span, fit
 from tracer.tui.rows import OPEN, code_name
-from tracer.tui.view import View
+from tracer.tui.view import CHAINS, View
 
+NARROW, WIDE, WIDEST = 90, 120, 170
+"""Below the first of these widths times go to the millisecond and less is said; from the second on a call's id has a
+column beside its pod's name, which from there on and from the third has more room."""
+POD_WIDTHS = {WIDE: 24, WIDEST: 36}
 BAR_WIDTH = 6
 FULL_BAR_NS = 10_000_000_000
 """A bar grows by one cell for each tenfold of time up to this."""
@@ -39,7 +43,8 @@ COLUMNS = {
     for column in (
         Column("time", 15),
         Column("hop", 6),
-        Column("id", SHORT_ID),
+        Column("pod", SHORT_ID),
+        Column("id", SHORT_ID, from_width=WIDE),
         Column("method", 0),
         Column("status", 9),
         Column("duration", 9, right=True),
@@ -49,11 +54,10 @@ COLUMNS = {
         Column("number", 8, from_width=10_000, right=True),
     )
 }
-"""All columns, in their order. The last two come when they are asked for."""
+"""All columns, in their order. The last two come when they are asked for. A narrow column `pod` has the id of what has
+no name."""
 FEWEST = 4
 """Columns that stay however narrow it is."""
-NARROW = 90
-"""Below this width, times go to the millisecond and less is said."""
 TIMES = ("day", "start", "before")
 """What the column of times says: time of day, since the first call (or the reference), since the call before."""
 
@@ -136,13 +140,21 @@ class CallList(ScrollView, can_focus=True, inherit_bindings=False):
             wanted = [each for each in COLUMNS.values() if each.from_width <= width]
             if self.deadlines:
                 wanted[-1:] = [COLUMNS["deadline"]]
-            chosen = [each._replace(width=12) if each.name == "time" and width < NARROW else each for each in wanted]
+            chosen = [self._sized(each, width) for each in wanted]
             while len(chosen) > FEWEST and sum(each.width or 11 for each in chosen) + len(chosen) + 3 > width:
                 chosen.pop()
         taken = sum(column.width + 1 for column in chosen) + 3
         free = [column for column in chosen if not column.width]
         rest = max(8, (width - taken) // len(free)) if free else 0
         return [column if column.width else column._replace(width=rest) for column in chosen]
+
+    @staticmethod
+    def _sized(column: Column, width: int) -> Column:
+        if column.name == "time" and width < NARROW:
+            return column._replace(width=12)
+        if column.name == "pod":
+            return column._replace(width=max([column.width, *(POD_WIDTHS[at] for at in POD_WIDTHS if at <= width)]))
+        return column
 
     def render_line(self, y: int) -> Strip:
         return self._line(y, self.size.width)
@@ -190,8 +202,12 @@ class CallList(ScrollView, can_focus=True, inherit_bindings=False):
             return kind.hop or "?", PLAIN
         if name == "id":
             return short_id(rows.idents[rows.ident[row]]), PLAIN
+        if name == "pod":
+            label = rows.labels[rows.whom[row]]
+            return label or (short_id(rows.idents[rows.ident[row]]) if width <= SHORT_ID else ""), PLAIN
         if name == "method":
-            return kind.name, PLAIN
+            depth = self.view.depth(row) if self.view.sort == CHAINS else 0
+            return f"{'  ' * (depth - 1)}└ {kind.name}" if depth else kind.name, PLAIN
         if name == "status":
             return code_name(OPEN if is_open else rows.code[row]), PLAIN
         if name == "duration":

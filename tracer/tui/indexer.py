@@ -27,6 +27,9 @@ from tracer.output.summary import Summarizer
 from tracer.output.text import TextPrinter
 from tracer.output.units import Clock
 from tracer.pipeline import Decoder, collect_seldom
+from tracer.story.correlate import Correlator
+from tracer.story.place import Place as CallPlace
+from tracer.tui.census import Census
 from tracer.tui.rows import COLUMNS, MOST, OPEN, Batch, Change, Ends, Kind, Place, code_of, ends_of, flags_of
 from tracer.tui.states import put_away
 
@@ -48,6 +51,10 @@ class Indexer:
 
     def __init__(self, registry: Registry, states: BinaryIO, *, show_secrets: bool = False) -> None:
         self._summarizer = Summarizer(registry, show_secrets=show_secrets)
+        self._correlator = Correlator(registry)
+        self._census = Census()
+        self._undecided: dict[int, tuple[CallPlace, int]] = {}
+        """Calls whose parent may still change, by their rows, with the one that was told."""
         self._states = states
         self._kinds: dict[Kind, int] = {}
         self._idents: dict[str, int] = {}
@@ -94,6 +101,7 @@ class Indexer:
     def take(self, updates: list[Update]) -> None:
         """Take what changed."""
         for update in updates:
+            self._correlator.update(update)
             if type(update) is CallUpdate:
                 kind, _, call, _ = update
                 if kind == "opened":
@@ -107,7 +115,8 @@ class Indexer:
         if flow.id not in self._flows:
             self._flows.add(flow.id)
             self._new_flows.append((flow.id, ends_of(call)))
-        row = (call.start_ns, -1, 0, 0, OPEN, 0, 0, max(self._place, 0), flow.id & MOST, call.stream_id & MOST)
+        numbers = max(self._place, 0), flow.id & MOST, call.stream_id & MOST
+        row = (call.start_ns, -1, 0, 0, OPEN, 0, 0, *numbers, 0, 0)
         for column, value in zip(self._columns, row, strict=True):
             column.append(value)
         self._rows += 1
@@ -150,17 +159,22 @@ class Indexer:
         """Return what was taken since the last one."""
         first = self._first
         deadlines = []
-        _, lengths, kinds, idents, codes, flags, sizes, _, _, _ = self._columns
+        _, lengths, kinds, idents, codes, flags, sizes, _, _, _, whoms, parents = self._columns
+        changed_parents = self._decided()
         for number, call in self._touched.items():
             row = number - 1
             length = -1 if call.end_ns is None else call.end_ns - call.start_ns
             size_of = min(call.request_bytes + call.response_bytes, MOST)
-            change = Change(row, length, *self._names(call), code_of(call), flags_of(call), size_of)
+            whom, parent = self._census.number(call.place), self._parent(row, call.place)
+            change = Change(row, length, *self._names(call), code_of(call), flags_of(call), size_of, whom)
             if row < first:
                 self._changes.append(change)
+                if parent:
+                    changed_parents.append((row, parent))
             else:
                 at = row - first
-                _, lengths[at], kinds[at], idents[at], codes[at], flags[at], sizes[at] = change
+                _, lengths[at], kinds[at], idents[at], codes[at], flags[at], sizes[at], whoms[at] = change
+                parents[at] = parent
                 if length < 0 and call.deadline_ns is not None:
                     deadlines.append((row, call.deadline_ns))
         batch = Batch(
@@ -173,6 +187,8 @@ class Indexer:
             self._lines,
             self._lost,
             deadlines,
+            self._census.news(all=complete),
+            changed_parents,
             read,
             max(size, read),
             now_ns,
@@ -181,6 +197,28 @@ class Indexer:
         )
         self._begin()
         return batch
+
+    def _parent(self, row: int, place: CallPlace | None) -> int:
+        """What stands in the column `parent` of a call."""
+        if place is None:
+            return 0
+        parent = 0 if place.parent is None else place.parent.number
+        if place.candidates is not None:
+            self._undecided[row] = place, parent
+        return parent
+
+    def _decided(self) -> list[tuple[int, int]]:
+        """Rows whose parent is another one by now."""
+        found = []
+        for row, (place, told) in list(self._undecided.items()):
+            parent = 0 if place.parent is None else place.parent.number
+            if parent != told:
+                found.append((row, parent))
+            if place.candidates is None:
+                del self._undecided[row]
+            elif parent != told:
+                self._undecided[row] = place, parent
+        return found
 
 
 def batches(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from textual.events import Click
 from textual.geometry import Size
+from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widget import Widget
@@ -25,15 +26,24 @@ class Line(NamedTuple):
 class Lines(ScrollView, can_focus=True, inherit_bindings=False):
     """The pane."""
 
+    class Resized(Message):
+        """The pane has another size."""
+
+        def __init__(self, pane: Lines) -> None:
+            super().__init__()
+            self.pane = pane
+
     def __init__(self, paint: Paint, *, id: str) -> None:
         super().__init__(id=id)
         self._paint = paint
         self.lines: Sequence[Line] = ()
+        self.head = 0
+        """So many lines at the top stay there; the cursor goes to none of them."""
         self.cursor = 0
 
-    def show(self, lines: Sequence[Line], *, cursor: int | None = None) -> None:
+    def show(self, lines: Sequence[Line], *, cursor: int | None = None, head: int = 0) -> None:
         """Show other lines; the cursor stays where it was unless told."""
-        self.lines = lines
+        self.lines, self.head = lines, min(head, max(0, len(lines) - 1))
         self.virtual_size = Size(0, len(lines))
         self.move_to(self.cursor if cursor is None else cursor)
         self.refresh()
@@ -45,24 +55,31 @@ class Lines(ScrollView, can_focus=True, inherit_bindings=False):
 
     def move_to(self, line: int) -> None:
         """Put the cursor on a line, and that on the screen."""
-        self.cursor = max(0, min(line, len(self.lines) - 1))
+        self.cursor = max(self.head, min(line, len(self.lines) - 1), 0)
         height = max(1, self.size.height)
         top = int(self.scroll_offset.y)
-        if not top <= self.cursor < top + height:
-            at = self.cursor if self.cursor < top else self.cursor - height + 1
+        if not top + self.head <= self.cursor < top + height:
+            at = self.cursor - (self.head if self.cursor < top + self.head else height - 1)
             self.scroll_to(y=at, animate=False, immediate=True)
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        at = y + int(self.scroll_offset.y)
+        at = self._at(y)
         width = self.size.width
         if at >= len(self.lines):
             return Strip.blank(width)
         over = CURSOR if at == self.cursor and self.has_focus else PLAIN
         return self._paint.strip(self.lines[at].spans, width, over=over)
 
+    def on_resize(self) -> None:
+        self.post_message(self.Resized(self))
+
     def on_click(self, event: Click) -> None:
-        self.move_to(event.y + int(self.scroll_offset.y))
+        self.move_to(self._at(event.y))
+
+    def _at(self, y: int) -> int:
+        """Which line stands there."""
+        return y if y < self.head else y + int(self.scroll_offset.y)
 
 
 class Bar(Widget):

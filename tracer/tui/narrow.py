@@ -31,7 +31,7 @@ class _Term(NamedTuple):
     wanted: bool
 
 
-COLUMNS = ("hop", "id", "method", "service", "status", "sign")
+COLUMNS = ("hop", "id", "pod", "method", "service", "status", "sign")
 
 
 class Words:
@@ -40,11 +40,11 @@ class Words:
 
     def compile(self, text: str, rows: Rows) -> Question:
         terms = [_term(word, at) for word, at in split(text)]
-        known: dict[tuple[int, int, int, int], bool] = {}
-        kinds, idents, codes, flags = rows.kind, rows.ident, rows.code, rows.flags
+        known: dict[tuple[int, int, int, int, str], bool] = {}
+        kinds, idents, codes, flags, whoms = rows.kind, rows.ident, rows.code, rows.flags, rows.whom
 
         def wanted(row: int) -> bool:
-            key = kinds[row], idents[row], codes[row], flags[row]
+            key = kinds[row], idents[row], codes[row], flags[row], rows.labels[whoms[row]]
             answer = known.get(key)
             if answer is None:
                 answer = known[key] = all((term.word in _text(rows, key, term.column)) == term.wanted for term in terms)
@@ -62,6 +62,7 @@ class Words:
             "method": {kind.name for kind in rows.kinds},
             "service": {kind.service for kind in rows.kinds},
             "id": set(rows.idents),
+            "pod": set(rows.labels),
             "status": {code_name(code) for code in set(rows.code)},
         }.get(column, set())
         return [f"{column}:{value}" for value in sorted(values) if value and value.lower().startswith(begun)]
@@ -102,11 +103,12 @@ def _term(word: str, at: int) -> _Term:
     return _Term(column, rest.lower(), wanted)
 
 
-def _text(rows: Rows, key: tuple[int, int, int, int], column: str) -> str:
-    kind, ident, code, flags = rows.kinds[key[0]], rows.idents[key[1]], key[2], key[3]
+def _text(rows: Rows, key: tuple[int, int, int, int, str], column: str) -> str:
+    kind, ident, code, flags, label = rows.kinds[key[0]], rows.idents[key[1]], key[2], key[3], key[4]
     columns = {
         "hop": kind.hop,
         "id": ident,
+        "pod": label,
         "method": f"{kind.name} {kind.method}",
         "service": kind.service,
         "status": code_name(code),

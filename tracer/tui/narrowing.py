@@ -11,6 +11,7 @@ from tracer.tui.source import Matches
 
 FILTER = "filter"
 IN_FLIGHT = "in flight"
+POD = "pod"
 
 
 class Narrowing:

@@ -1,13 +1,119 @@
-"""Pages that take the place of the list: help, findings, the session."""
+"""Pages that take the place of the list: help, numbers, findings, the session, a pod's story."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tracer.output.escape import escape
 from tracer.tui import keys
-from tracer.tui.lines import Line
-from tracer.tui.paint import DIM, HEAD, NAME, PLAIN, WRONG
+from tracer.tui.lines import Line, Lines
+from tracer.tui.narrow import Question
+from tracer.tui.numbers import NEWEST, SORTS, number_lines, sum_up
+from tracer.tui.paint import DIM, HEAD, NAME, PLAIN, WRONG, Paint
+from tracer.tui.pods import OfCall
 from tracer.tui.rows import Rows
 from tracer.tui.session import Behind
+from tracer.tui.view import View
+from tracer.tui.waterfall import HEAD_LINES, Waterfall
+
+CHANGING = ("numbers", "session", "story")
+"""Pages that are made anew while they are looked at."""
+
+HEADS = {"help": 1, "numbers": 2, "story": HEAD_LINES}
+"""How many lines of a page stay at its top."""
+
+
+class Pages(Lines):
+    """The pane that shows one of them."""
+
+    def __init__(self, view: View, behind: Behind, now_ns: Callable[[], int], paint: Paint, *, id: str) -> None:
+        super().__init__(paint, id=id)
+        self.page = ""
+        """What it shows; nothing: the list is there."""
+        self.story: Waterfall | None = None
+        self._view = view
+        self._rows = view.rows
+        self._behind = behind
+        self._now_ns = now_ns
+        self._unicode = paint.unicode
+        self._number_sort = SORTS[0]
+
+    def open(self, page: str) -> None:
+        """Show a page from its beginning."""
+        self.page, self.display = page, True
+        self.draw(cursor=0)
+
+    def close(self) -> None:
+        """Give the place back to the list."""
+        self.page, self.display = "", False
+
+    def draw(self, *, cursor: int | None = None) -> None:
+        """Make the page anew; the cursor stays where it was unless told."""
+        makers: dict[str, Callable[[], list[Line]]] = {
+            "help": help_lines,
+            "numbers": self._number_lines,
+            "findings": lambda: finding_lines(self._rows),
+            "session": lambda: session_lines(self._behind),
+            "story": self._story_lines,
+        }
+        lines = makers[self.page]()
+        if cursor is None and self.row is not None:  # a story's call stays under the cursor, whatever comes before it
+            at = OfCall(self.row)
+            cursor = next((number for number, line in enumerate(lines) if line.target == at), None)
+        self.show(lines, cursor=cursor, head=HEADS.get(self.page, 0))
+
+    @property
+    def row(self) -> int | None:
+        """The row of the call under the cursor, if the page is one of calls."""
+        target = None if self.current is None else self.current.target
+        return target.row if self.page and isinstance(target, OfCall) else None
+
+    def go_to(self, row: int) -> bool:
+        """Put the cursor on a call; whether the page has it."""
+        at = next((number for number, line in enumerate(self.lines) if line.target == OfCall(row)), None)
+        if at is not None:
+            self.move_to(at)
+        return at is not None
+
+    def find(self, wanted: Question, *, forward: bool) -> bool | None:
+        """Put the cursor on the next call that is wanted, going round; True: straight on, None: there is none."""
+        count, step = len(self.lines), 1 if forward else -1
+        for distance in range(1, count + 1):
+            at = (self.cursor + step * distance) % count
+            target = self.lines[at].target
+            if isinstance(target, OfCall) and wanted(target.row):
+                straight = (at > self.cursor) is forward or at == self.cursor
+                self.move_to(at)
+                return straight
+        return None
+
+    def next_sort(self) -> None:
+        """Order the numbers by the next column."""
+        self._number_sort = SORTS[(SORTS.index(self._number_sort) + 1) % len(SORTS)]
+        self.draw()
+
+    def zoom(self, into: bool) -> None:
+        """Draw the time of the story's call under the cursor alone, or all of it."""
+        if self.story is not None and self.page == "story":
+            row = self.row
+            self.story.zoom = self.story.span(row, self._now_ns()) if into and row is not None else None
+            self.draw()
+
+    def _story_lines(self) -> list[Line]:
+        view = self._view
+        most = len(self._rows) if view.most is None else view.most
+        return [] if self.story is None else self.story.lines(self._now_ns(), most, self.size.width or 80)
+
+    def _number_lines(self) -> list[Line]:
+        view, rows = self._view, self._rows
+        count = len(view)
+        shown = [view.row(at) for at in range(max(0, count - NEWEST), count)]
+        if not shown:
+            return [Line((("no call yet", DIM),))]
+        sums = sum_up(rows, shown, self._now_ns())
+        starts = rows.start
+        span = min(starts[shown[0]], starts[shown[-1]]), max(starts[shown[0]], starts[shown[-1]])
+        return number_lines(rows, sums, self._number_sort, span, unicode=self._unicode)
 
 
 def session_lines(behind: Behind) -> list[Line]:

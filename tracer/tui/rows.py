@@ -1,4 +1,4 @@
-"""Every call of a capture as a row of numbers: 40 bytes each, so that a million of them fit beside a screen.
+"""Every call of a capture as a row of numbers: 48 bytes each, so that a million of them fit beside a screen.
 
 In: batches, as the indexer makes them. Out: what a list, a sort or a sum needs of a call. What a row does not hold is
 read from the capture again, from the place that it names (`tracer.tui.loader`).
@@ -47,6 +47,31 @@ class Kind(NamedTuple):
     """As lines show it, an event by its topic; escaped."""
 
 
+class Whom(NamedTuple):
+    """A pod or a container, as far as it is known. Texts are escaped."""
+
+    number: int
+    pod: int
+    """The number of its pod, a pod's own one; 0: not known."""
+    id: str
+    name: str
+    """A pod's with its namespace."""
+    state: str
+    start_up_ns: int
+    """How long its start took; -1: not known."""
+    failed: int
+    """Calls about it that failed."""
+    failures: tuple[tuple[int, str], ...]
+    """Row and text of the first of them; below it, after a line's end, the innermost one that it passes on."""
+    known: bool
+    """Something other than a request that failed has named it, or such a request is all that there is to say."""
+    sandbox: bool = False
+    """It is the sandbox's own container."""
+
+
+NOBODY = Whom(0, 0, "", "", "", -1, 0, (), False)
+
+
 class Place(NamedTuple):
     """Where reading can begin again: a file, and where the state of its reader lies in the file of states."""
 
@@ -74,6 +99,7 @@ class Change(NamedTuple):
     code: int
     flags: int
     size: int
+    whom: int
 
 
 class Batch(NamedTuple):
@@ -92,6 +118,10 @@ class Batch(NamedTuple):
     """Findings that are gaps, in all."""
     deadlines: list[tuple[int, int]]
     """Row and time, of new rows without an end."""
+    whoms: list[Whom]
+    """New ones, in the order of their numbers, and those that have changed."""
+    parents: list[tuple[int, int]]
+    """Of older rows, what became of their column `parent`."""
     read: int
     """Bytes of the capture that were read, of `size`."""
     size: int
@@ -126,8 +156,11 @@ COLUMNS = (
     ("place", "I"),
     ("flow", "I"),
     ("stream", "I"),
+    ("whom", "I"),
+    ("parent", "I"),
 )
-"""Names and types of the columns; `length` is -1 without an end. 40 bytes a row."""
+"""Names and types of the columns; `length` is -1 without an end, `parent` the row of the call that caused it and one
+more, 0 if there is none. 48 bytes a row."""
 _CODE, _FLAGS = 4, 5
 _NOT_ZERO = re.compile(rb"[^\0]", re.DOTALL)
 
@@ -146,6 +179,8 @@ class Rows:
     place: array[int] = field(default_factory=lambda: array("I"))
     flow: array[int] = field(default_factory=lambda: array("I"))
     stream: array[int] = field(default_factory=lambda: array("I"))
+    whom: array[int] = field(default_factory=lambda: array("I"))
+    parent: array[int] = field(default_factory=lambda: array("I"))
     kinds: list[Kind] = field(default_factory=list)
     idents: list[str] = field(default_factory=list)
     flows: dict[int, Ends] = field(default_factory=dict)
@@ -154,6 +189,13 @@ class Rows:
     lost: int = 0
     troubles: list[int] = field(default_factory=list)
     """Rows that failed or have a gap, sorted: among a million, the next one is found at once."""
+    whoms: list[Whom] = field(default_factory=lambda: [NOBODY])
+    labels: list[str] = field(default_factory=lambda: [""])
+    """By number: what a call about it says of whom it is, as far as names are known."""
+    heard: int = 0
+    """Changes of pods and containers so far."""
+    joined: int = 0
+    """Of those, how often it came out of which pod a container is."""
     open: dict[int, int | None] = field(default_factory=dict)
     """Rows without an end, oldest first, each with its deadline."""
     read: int = 0
@@ -189,19 +231,52 @@ class Rows:
         lengths = self.length
         self.open.update({row: None for row in range(first, len(self)) if lengths[row] < 0})
         self.open.update(batch.deadlines)
-        for row, length, kind, ident, code, flags, size in batch.changes:
+        for row, length, kind, ident, code, flags, size, whom in batch.changes:
             lengths[row] = length
-            self.kind[row], self.ident[row], self.code[row], self.flags[row], self.size[row] = (
-                kind,
-                ident,
-                code,
-                flags,
-                size,
-            )
+            self.kind[row], self.ident[row], self.code[row], self.flags[row] = kind, ident, code, flags
+            self.size[row], self.whom[row] = size, whom
             if length >= 0:
                 self.open.pop(row, None)
                 self._note_trouble(row)
+        for row, parent in batch.parents:
+            self.parent[row] = parent
+        self._hear_of(batch.whoms)
         return [change.row for change in batch.changes]
+
+    def _hear_of(self, whoms: list[Whom]) -> None:
+        self.heard += len(whoms)
+        for each in whoms:
+            if each.number == len(self.whoms):
+                self.whoms.append(each)
+                self.labels.append("")
+            else:
+                self.joined += self.whoms[each.number].pod != each.pod
+                self.whoms[each.number] = each
+        pods = {each.number for each in whoms if each.number == each.pod}
+        told = {each.number for each in whoms}
+        told.update(each.number for each in self.whoms if pods and each.pod in pods)
+        for each in (self.whoms[number] for number in told):
+            pod = self.whoms[each.pod].name.rpartition("/")[2]
+            own = "" if each.sandbox or each.number == each.pod else each.name
+            self.labels[each.number] = "/".join(name for name in (pod, own) if name)
+
+    def pod_of(self, row: int) -> int:
+        """The number of the pod that a call is about; 0: not known."""
+        return self.whoms[self.whom[row]].pod
+
+    def waits_below(self, row: int, now_ns: int) -> tuple[int, ...]:
+        """The open calls that wait for an open call, the outermost first, and itself: rows.
+
+        Those that are meant to wait hang for nobody, and nobody for them.
+        """
+        chain = [row]
+        if not self.flags[row] & WAITS:
+            while (above := self.parent[chain[-1]] - 1) >= 0 and above not in chain and self._hangs(above, now_ns):
+                chain.append(above)
+        return tuple(reversed(chain))
+
+    def _hangs(self, row: int, now_ns: int) -> bool:
+        return self.open_at(row, now_ns) and not self.flags[row] & WAITS
 
     def _note_trouble(self, row: int) -> None:
         if sign(self.code[row], self.flags[row]) in (look.FAILED, look.GAP):

@@ -13,9 +13,15 @@ import struct
 
 from tracer.capture.reader import CaptureFile
 from tracer.pipeline import Decoder
+from tracer.story.place import Place
 
-_REDUCERS = {**copyreg.dispatch_table, struct.Struct: lambda layout: (struct.Struct, (layout.format,))}
-"""Layouts cannot be pickled by themselves."""
+_REDUCERS = {
+    **copyreg.dispatch_table,
+    struct.Struct: lambda layout: (struct.Struct, (layout.format,)),
+    Place: lambda _: (type(None), ()),
+}
+"""Layouts cannot be pickled by themselves. A call's place holds all that is known of its pod and the calls around it:
+the rows have that."""
 
 
 def put_away(decoder: Decoder, capture: CaptureFile) -> bytes:

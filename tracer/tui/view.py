@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from tracer.output import look
 from tracer.tui.narrow import Question
-from tracer.tui.rows import Rows
+from tracer.tui.rows import WAITS, Rows
 
 STEP = 50_000
 """Rows looked at between two keys: some 20 ms."""
@@ -17,6 +17,7 @@ STEP = 50_000
 SORTS: dict[str, Callable[[Rows], Callable[[int], object]]] = {
     "time": lambda rows: rows.start.__getitem__,
     "hop": lambda rows: lambda row: rows.kinds[rows.kind[row]].hop,
+    "pod": lambda rows: lambda row: (rows.labels[rows.whom[row]], rows.idents[rows.ident[row]]),
     "id": lambda rows: lambda row: rows.idents[rows.ident[row]],
     "method": lambda rows: lambda row: rows.kinds[rows.kind[row]].name,
     "status": lambda rows: rows.code.__getitem__,
@@ -24,6 +25,8 @@ SORTS: dict[str, Callable[[Rows], Callable[[int], object]]] = {
     "size": lambda rows: rows.size.__getitem__,
 }
 """What each column orders by; `time` is the order of the capture."""
+CHAINS = "chains"
+"""The order of calls in flight: each below the one that waits for it, those that are meant to wait at the end."""
 
 
 @dataclass(slots=True)
@@ -44,6 +47,8 @@ class View:
     sort: str = "time"
     reverse: bool = False
     marks: set[int] = field(default_factory=set)
+    now_ns: int = 0
+    """The time that the order CHAINS is up to."""
     unsorted: int = 0
     """Rows that came since the order was made, at its end."""
 
@@ -68,10 +73,11 @@ class View:
         self._again()
 
     def only(self, rows: list[int], question: Question) -> None:
-        """Show these, and later ones of which the question is answered with yes."""
+        """Show these, as CHAINS, and later ones of which the question is answered with yes."""
         kept = self.current
-        self.question, self.sort, self.reverse, self.all = question, "time", False, False
-        self.order, self.seen, self.unsorted = array("I", rows), self._end(), 0
+        self.question, self.sort, self.reverse, self.all = question, CHAINS, False, False
+        self.order, self.seen = array("I", rows), self._end()
+        self.resort()
         self.cursor = self.position_of(kept) if kept is not None else 0
 
     def sort_by(self, name: str, *, reverse: bool) -> None:
@@ -110,10 +116,19 @@ class View:
     def resort(self) -> None:
         """Make the order anew."""
         kept = self.current
-        self.order = array("I", sorted(self.order, key=SORTS[self.sort](self.rows), reverse=self.reverse))  # type: ignore[arg-type] # each column orders by values of one type
+        key = self._chain if self.sort == CHAINS else SORTS[self.sort](self.rows)
+        self.order = array("I", sorted(self.order, key=key, reverse=self.reverse))  # type: ignore[arg-type] # each column orders by values of one type
         self.unsorted = 0
         if kept is not None:
             self.cursor = self.position_of(kept)
+
+    def _chain(self, row: int) -> tuple[bool, tuple[int, ...]]:
+        return bool(self.rows.flags[row] & WAITS), self.rows.waits_below(row, self.now_ns)
+
+    def depth(self, row: int) -> int:
+        """How many of those that are shown wait for an open call, one for the other."""
+        question = self.question or bool
+        return sum(1 for each in self.rows.waits_below(row, self.now_ns)[:-1] if question(each))
 
     def changed(self, changed: list[int]) -> None:
         """Rows have changed: whether each is wanted may have, too."""
@@ -132,6 +147,8 @@ class View:
             elif there and not wanted:
                 del self.order[at]
                 self.cursor -= at < self.cursor
+        if self.sort == CHAINS and changed:
+            self.resort()
 
     def _index(self, row: int) -> int:
         try:

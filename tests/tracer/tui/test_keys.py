@@ -15,6 +15,7 @@ from tests.tracer.tui.screen import EDGE, POD, Screen, run
 from tracer.output import look
 from tracer.tui.keys import COMMANDS, KEYS, footer, help_lines, manual
 from tracer.tui.lines import Lines
+from tracer.tui.rows import WAITS
 
 Play = Callable[[Screen], Awaitable[None]]
 PLAYS: dict[str, list[tuple[Play, dict[str, object]]]] = {}
@@ -206,6 +207,33 @@ async def stays_on_a_method(screen: Screen) -> None:
     assert screen.row == first
 
 
+@plays("next_of_pod", "previous_of_pod", "parent")
+async def stays_with_a_pod(screen: Screen) -> None:
+    rows = screen.app.rows
+    first = first_row(screen, "RunPodSandbox")
+    await screen.press("ctrl+g")
+    await screen.type(str(first + 1))
+    await screen.press("right_parenthesis")
+    assert screen.row is not None
+    assert screen.row > first
+    assert rows.pod_of(screen.row) == rows.pod_of(first)
+    await screen.press("left_parenthesis")
+    assert screen.row == first
+    await screen.press("right_parenthesis", "P")
+    assert screen.row == first
+
+
+@plays("pods", "story", "open", "unfold", "fold")
+async def shows_pods_and_their_story(screen: Screen) -> None:
+    await screen.press("p", "y")
+    assert "pod default/pod sandbox" in screen.text
+    await screen.press("right")
+    assert "+91.184ms" in screen.text
+    await screen.press("left", "y", "p")
+    assert not screen.app.query_one("#pods").display
+    assert screen.lines[0].split()[0] == "time"
+
+
 @plays("in_flight", capture=POD, replay=1e-9)
 async def shows_what_is_in_flight(screen: Screen) -> None:
     rows = screen.app.rows
@@ -217,7 +245,9 @@ async def shows_what_is_in_flight(screen: Screen) -> None:
     shown = list(screen.app.view.order)
     assert at in shown
     assert all(rows.open_at(row, screen.app.now_ns()) for row in shown)
-    assert shown == sorted(shown)
+    waiting = [bool(rows.flags[row] & WAITS) for row in shown]
+    assert waiting == sorted(waiting)  # those that are meant to wait come last
+    assert shown == sorted(shown, key=lambda row: (rows.flags[row] & WAITS, row))
     assert f" {len(shown)} in flight" in screen.status
     await screen.press("i")
     assert len(screen.app.view) > len(shown)
@@ -315,7 +345,7 @@ async def changes_times(screen: Screen) -> None:
 
 @plays("sort", "reverse")
 async def orders(screen: Screen) -> None:
-    for _ in range(5):
+    for _ in range(6):
         await screen.press("o")
     assert screen.app.view.sort == "duration"
     lengths = [screen.app.rows.length[row] for row in screen.app.view.order]

@@ -15,6 +15,8 @@ VIEWS: dict[str, tuple[Path, tuple[str, ...]]] = {
     "list": (EDGE, ("e", "m", "j")),
     "detail": (POD, ("ctrl+g", "1", "7", "enter", "enter", "x", "j", "j", "j")),
     "numbers": (POD, ("u",)),
+    "pods": (EDGE, ("p", "enter")),
+    "story": (POD, ("ctrl+g", "5", "enter", "y", "j")),
     "help": (POD, ("question_mark",)),
     "filter": (POD, ("slash", *"call.failed", "enter", "enter")),
 }

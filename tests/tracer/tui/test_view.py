@@ -19,7 +19,7 @@ def more(rows: Rows, count: int) -> None:
     for row in range(len(rows), len(rows) + count):
         for name, value in (("start", START + row * 1000), ("length", row), ("code", 5 if row % 3 == 0 else 0)):
             getattr(rows, name).append(value)
-        for name in ("kind", "ident", "flags", "size", "place", "flow", "stream"):
+        for name in ("kind", "ident", "flags", "size", "place", "flow", "stream", "whom", "parent"):
             getattr(rows, name).append(0)
 
 

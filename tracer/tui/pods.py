@@ -1,0 +1,73 @@
+"""The pane of pods and containers: state, start-up time, failures. A line leads to a `Whom`, or to a failed call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tracer.output import look
+from tracer.output.units import duration, short_id
+from tracer.tui.lines import Line
+from tracer.tui.paint import BOLD, DIM, HEAD, MARK, NAME, PLAIN, SIGNS, Span, fit
+from tracer.tui.rows import Rows, Whom
+
+STATE, START_UP, FAILED = 11, 9, 4
+"""Widths of columns; the name takes what is left."""
+LEAST_NAME = 8
+MOST_FAILURES = 3
+"""Failures shown of each pod or container; the line above has their number."""
+
+
+class OfCall(NamedTuple):
+    """A line that leads to a call."""
+
+    row: int
+
+
+def pod_lines(rows: Rows, chosen: int, width: int, *, note: str = "") -> list[Line]:
+    """A line for each pod, with its containers and failures under it; `chosen`: the number of what is narrowed to."""
+    under: dict[int, list[Whom]] = {}
+    for each in rows.whoms[1:]:
+        if each.number != each.pod and each.known and not each.sandbox:
+            under.setdefault(each.pod, []).append(each)
+    lines: list[Line] = []
+    for pod in rows.whoms[1:]:
+        if pod.number == pod.pod and (pod.known or pod.number in under):
+            lines += _whole(pod, pod.name or f"(name not known) {short_id(pod.id)}", chosen, width)
+            for each in under.get(pod.number, ()):
+                lines += _whole(each, f"  {each.name or short_id(each.id)}", chosen, width)
+    if 0 in under:
+        lines.append(Line((("(pod not known)", DIM),)))
+        for each in under[0]:
+            lines += _whole(each, f"  {each.name or short_id(each.id)}", chosen, width)
+    if not lines:
+        return [Line((("no pod yet", DIM),))]
+    name = fit("pod, container", max(LEAST_NAME, width - STATE - START_UP - FAILED - 6))
+    head = f"  {name} {'state':<{STATE}} {'start-up':>{START_UP}} {'fail':>{FAILED}}"
+    return [Line((((note or "enter: its calls, again: all; y: its story"), DIM),)), Line(((head, HEAD),)), *lines]
+
+
+def _whole(whom: Whom, name: str, chosen: int, width: int) -> list[Line]:
+    sign = look.FAILED if whom.failed or whom.state == "failed" else look.OK
+    style = SIGNS.get(sign, PLAIN)
+    room = max(LEAST_NAME, width - STATE - START_UP - FAILED - 6)
+    name_style = MARK if whom.number == chosen else BOLD if whom.number == whom.pod else NAME
+    start_up = duration(whom.start_up_ns) if whom.start_up_ns >= 0 else "-"
+    spans: list[Span] = [
+        (f"{sign} ", style),
+        (fit(name, room), name_style),
+        (f" {fit(whom.state or 'unknown', STATE)} {start_up:>{START_UP}} ", PLAIN),
+        (fit(str(whom.failed) if whom.failed else "", FAILED, right=True), style),
+    ]
+    lines = [Line(tuple(spans), whom)]
+    for row, text in whom.failures[:MOST_FAILURES]:
+        lines += [Line(((f"    {part}", style),), OfCall(row)) for part in text.split("\n")]
+    return lines
+
+
+def about(rows: Rows, whom: Whom) -> tuple[str, Callable[[int], bool]]:
+    """Words for what is narrowed to a pod or container, and whether a row is about it."""
+    number, of, whoms = whom.number, rows.whom, rows.whoms
+    if number == whom.pod:
+        return f"pod {whom.name or short_id(whom.id)}", lambda row: whoms[of[row]].pod == number
+    return f"container {rows.labels[number] or short_id(whom.id)}", lambda row: of[row] == number

@@ -1,0 +1,149 @@
+"""A pod's story on the screen: its calls as a tree over the hops, each a bar from its start to its end, drawn to time.
+
+In: rows of one pod. Out: lines for a page; what a line leads to is its call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.style import Style
+
+from tracer.output import look
+from tracer.output.units import duration, short_id
+from tracer.tui.lines import Line
+from tracer.tui.paint import BAR, BOLD, DIM, HEAD, MARK, PLAIN, SIGNS, Span, fit
+from tracer.tui.pods import OfCall
+from tracer.tui.rows import OPEN, WAITS, Rows, Whom, code_name
+
+MOST = 5000
+"""Calls of one story that are drawn: the first ones."""
+HEAD_LINES = 2
+"""Title and axis."""
+LEAST_LANE = 20
+"""Cells of a bar's lane, at least."""
+STATUS_FROM, WHOM_FROM = 110, 90
+"""From these widths on, status and container have a column."""
+
+
+@dataclass(slots=True)
+class Waterfall:
+    """The story of a pod."""
+
+    rows: Rows
+    pod: Whom
+    marks: set[int]
+    """Rows that are marked."""
+    zoom: tuple[int, int] | None = None
+    """Only this time is drawn, from and to; None: all of it."""
+    more: int = 0
+    """Calls that are not drawn."""
+
+    def calls(self, most: int) -> list[tuple[int, int]]:
+        """Its rows below `most`, each with its depth in the tree: parents before their children, by time."""
+        rows, pod = self.rows, self.pod.number
+        of = {whom.number for whom in rows.whoms[1:] if whom.pod == pod}
+        found = [row for row, whom in enumerate(rows.whom[:most]) if whom in of]
+        self.more = max(0, len(found) - MOST)
+        del found[MOST:]
+        here = set(found)
+        under: dict[int, list[int]] = {}
+        for row in found:
+            parent = rows.parent[row] - 1
+            under.setdefault(parent if parent in here else -1, []).append(row)
+        ordered: list[tuple[int, int]] = []
+        left = [(row, 0) for row in reversed(under.get(-1, ()))]
+        while left:
+            row, depth = left.pop()
+            ordered.append((row, depth))
+            left += [(each, depth + 1) for each in reversed(under.get(row, ()))]
+        return ordered
+
+    def lines(self, now_ns: int, most: int, width: int) -> list[Line]:
+        """Title, axis, and a line for each call; times after `now_ns` are not told of."""
+        rows, pod = self.rows, self.rows.whoms[self.pod.number]
+        calls = self.calls(most)
+        name = pod.name or "(name not known)"
+        title = f"pod {name} sandbox {short_id(pod.id) or 'not known'}"
+        state = f": {pod.state or 'state not known'}" if now_ns >= rows.now_ns else ""
+        head = Line(((title, BOLD), (state, PLAIN), ("  enter: the call, right: zoom into it, left: back out", DIM)))
+        if not calls:
+            return [head, Line((("no call of it yet", DIM),))]
+        first = min(rows.start[row] for row, _ in calls)
+        last = max(self._end(row, now_ns) for row, _ in calls)
+        begin, end = self.zoom or (first, last)
+        names = max(16, min(34, width // 4))
+        before = 3 + 7 + names + 1 + (15 if width >= WHOM_FROM else 0) + (10 if width >= STATUS_FROM else 0) + 10
+        lane = max(LEAST_LANE, width - before)
+        lines = [head, Line(((" " * before, PLAIN), (axis(begin - first, end - first, lane), HEAD)))]
+        for row, depth in calls:
+            lines.append(Line(tuple(self._spans(row, depth, names, width, (begin, end, lane), now_ns)), OfCall(row)))
+        if self.more:
+            lines.append(Line(((f"… {self.more} more calls, later ones", DIM),)))
+        return lines
+
+    def span(self, row: int, now_ns: int) -> tuple[int, int]:
+        """Start and end of a call."""
+        return self.rows.start[row], self._end(row, now_ns)
+
+    def _end(self, row: int, now_ns: int) -> int:
+        rows = self.rows
+        return max(rows.start[row], now_ns) if rows.open_at(row, now_ns) else rows.start[row] + rows.length[row]
+
+    def _spans(
+        self, row: int, depth: int, names: int, width: int, where: tuple[int, int, int], now_ns: int
+    ) -> list[Span]:
+        rows = self.rows
+        kind, is_open = rows.kinds[rows.kind[row]], rows.open_at(row, now_ns)
+        sign = rows.sign(row, now_ns)
+        style = SIGNS.get(sign, PLAIN)
+        start, stop = self.span(row, now_ns)
+        mark = ("●", MARK) if row in self.marks else (" ", PLAIN)
+        name = f"{'  ' * (depth - 1)}└ {kind.name}" if depth else kind.name
+        spans: list[Span] = [
+            mark,
+            (f"{sign} ", style),
+            (f"{kind.hop or '?':<6} ", DIM),
+            (fit(name, names) + " ", style),
+        ]
+        if width >= WHOM_FROM:
+            whom = rows.whoms[rows.whom[row]]
+            own = "" if whom.sandbox or whom.number == whom.pod else whom.name or short_id(whom.id)
+            spans.append((fit(own, 14) + " ", PLAIN))
+        if width >= STATUS_FROM:
+            spans.append((fit(code_name(OPEN if is_open else rows.code[row]), 9) + " ", style))
+        spans.append((f"{duration(stop - start):>9} ", PLAIN))
+        return [*spans, *bar(start, stop, where, *_look(sign, is_open, bool(rows.flags[row] & WAITS)))]
+
+
+def _look(sign: str, is_open: bool, waits: bool) -> tuple[Style, str]:
+    """How a bar looks: what it is made of says the same as its colour."""
+    if sign == look.FAILED:
+        return SIGNS[sign], "▓"
+    if waits:
+        return DIM, "·"  # meant to wait: it would hide what is done meanwhile
+    return (SIGNS[look.OPEN], "░") if is_open else (BAR, "█")
+
+
+def bar(start: int, stop: int, where: tuple[int, int, int], style: Style, block: str) -> list[Span]:
+    """A lane from `begin` to `end` of so many cells with a bar in it, a cell at least; `‹`, `›`: it lies outside."""
+    begin, end, lane = where
+    if stop < begin or start > end:
+        return [("‹" if stop < begin else " " * (lane - 1) + "›", DIM)]
+    whole = max(1, end - begin)
+    first = min(lane - 1, max(0, start - begin) * lane // whole)
+    after = min(lane, max(first + 1, -(-(min(stop, end) - begin) * lane // whole)))
+    return [(" " * first, PLAIN), (block * (after - first), style)]
+
+
+def axis(begin_ns: int, end_ns: int, lane: int) -> str:
+    """Times since the pod's first call, over so many cells: at its beginning, in its middle and at its end."""
+    first, last = f"+{duration(max(0, begin_ns))}", f"+{duration(end_ns)}"
+    text = first.ljust(lane)
+    middle = f"+{duration((begin_ns + end_ns) // 2)}"
+    at = lane // 2
+    if at > len(first) + 1 and at + len(middle) + 1 < lane - len(last):
+        text = text[:at] + middle + text[at + len(middle) :]
+    if lane - len(last) > len(first):
+        text = text[: lane - len(last)] + last
+    return text
