@@ -25,6 +25,7 @@ from dissectors.events import (
 )
 from tracer.capture.bundle import Bundle
 from tracer.capture.flows import Flow
+from tracer.logs import Logged
 
 if TYPE_CHECKING:
     from tracer.story.place import Place
@@ -193,7 +194,7 @@ class Finding(NamedTuple):
     """What was said, where it is no call: a line of a log."""
 
 
-Update = CallUpdate | Finding
+Update = CallUpdate | Finding | Logged
 
 
 class _Connection:

@@ -27,6 +27,7 @@ from tracer.capture import vsock
 from tracer.capture.bundle import Bundle
 from tracer.capture.flows import Flow, FlowCarried, FlowClosed, FlowData, FlowEvent, FlowGap, FlowTable
 from tracer.capture.packets import Notice, Packet
+from tracer.logs import logged
 from tracer.refusals import Refusals
 
 EXPECTED = {"cri": "grpc", "task": "ttrpc", "events": "ttrpc", "agent": "ttrpc", "nri": "nri"}
@@ -76,6 +77,8 @@ class Decoder:
     def feed(self, item: Packet | Notice) -> list[Update]:
         """Take what a capture file gave next; return what it changed. Never raises on content."""
         if isinstance(item, Notice):
+            if item.entry is not None:
+                return [logged(item.entry)]
             if item.bundle is not None and self._attach(item.bundle):
                 return []
             return [Finding("notice", self.now_ns, item.text, offset=item.offset, fatal=item.fatal)]

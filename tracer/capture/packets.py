@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from protos.hops import HOPS
 from tracer.capture.bundle import Bundle
+from tracer.capture.journal import Entry
 
 HOP_PORTS: Final[Mapping[str, int]] = dict(zip(HOPS, (8080, 8088, 3132, 11371, 3128, 5985), strict=True))
 """The server port a hop has in a capture. All are in tshark's `http` port table: on 8080 it hands over to HTTP/2 on
@@ -68,3 +69,5 @@ class Notice(NamedTuple):
     """True: the reading ends here. False: it goes on behind the block in question."""
     bundle: Bundle | None = None
     """It is none of these, but a bundle that the capture keeps; `text` says so."""
+    entry: Entry | None = None
+    """The same of a line of a log."""

@@ -1,9 +1,9 @@
 """pcapng (draft-ietf-opsawg-pcapng): bytes of a file come in, in any pieces; packets and notices go out.
 
-Both byte orders, several sections, Enhanced, Simple and old Packet Blocks, names of addresses, and what a recorder of
-ours noted. Every other block is passed over. What is malformed becomes a `Notice` with its offset, and the reading goes
-on behind the block unless its length can't be trusted. Files, compression and what a packet contains are not its
-matter.
+Both byte orders, several sections, Enhanced, Simple and old Packet Blocks, names of addresses, lines of logs, and what
+a recorder of ours noted. Every other block is passed over. What is malformed becomes a `Notice` with its offset, and
+the reading goes on behind the block unless its length can't be trusted. Files, compression and what a packet contains
+are not its matter.
 
 The layouts are those of `blocks`; here they are read by `struct`, which takes a fiftieth of the time.
 """
@@ -14,7 +14,7 @@ import socket
 import struct
 from typing import Final, NamedTuple
 
-from tracer.capture.bundle import BLOCK_TYPE, parse_block
+from tracer.capture import bundle, journal
 from tracer.capture.notes import note_text
 from tracer.capture.packets import MAX_RECORD, Interface, Notice, Packet
 from tracer.capture.peers import read_comment
@@ -192,8 +192,10 @@ class PcapngReader:
             self._simple(data, start, end, offset, found)
         elif kind == 4:
             self._name_resolution(data, start, end, offset, found)
-        elif kind == BLOCK_TYPE:
+        elif kind == bundle.BLOCK_TYPE:
             self._bundle(data[start:end], offset, found)
+        elif kind == journal.BLOCK_TYPE:
+            self._log(data[start:end], offset, found)
         elif kind == 5:
             self._statistics(data, start, end, offset, found)
         return length
@@ -309,11 +311,17 @@ class PcapngReader:
         found.append(Packet(self._packets, time_ns, interface, interface.link_type, payload, comment, dropped, offset))
 
     def _bundle(self, body: bytes, offset: int, found: list[Packet | Notice]) -> None:
-        bundle = parse_block(body)
-        if bundle is None:
+        kept = bundle.parse_block(body)
+        if kept is None:
             found.append(Notice(offset, "a bundle's block cannot be read", False))
         else:
-            found.append(Notice(offset, f"the bundle {bundle.path}", False, bundle))
+            found.append(Notice(offset, f"the bundle {kept.path}", False, kept))
+
+    def _log(self, body: bytes, offset: int, found: list[Packet | Notice]) -> None:
+        """systemd Journal Export Block (§4.7)."""
+        entry = journal.parse_block(body)
+        text = "a line of a log" if entry is not None else "a log line's block cannot be read"
+        found.append(Notice(offset, text, False, entry=entry))
 
     def _name_resolution(self, data: bytes, start: int, end: int, offset: int, found: list[Packet | Notice]) -> None:
         """Name Resolution Block (§4.5): the first name of each address."""

@@ -17,12 +17,14 @@ from dissectors.render import Renderer
 from protos.registry import Registry
 from tracer.calls import Call, CallUpdate, Finding, Message, Update
 from tracer.capture.flows import Endpoint, Flow
+from tracer.logs import Logged
 from tracer.output.bundles import bundle_object
 from tracer.output.codes import reset_name, status_name
 from tracer.output.fields import EVENT_CARRIERS, EVENT_ID_PATHS, ID_PATHS
+from tracer.output.logs import shown_message
 from tracer.output.summary import said_twice
 from tracer.output.units import Stamps
-from tracer.story.place import Place
+from tracer.story.place import Container, Place, Pod
 
 VERSION = 1
 STATUS_TYPE = "google.rpc.Status"
@@ -73,6 +75,10 @@ class JsonPrinter:
 
     def update(self, update: Update) -> None:
         """Take what changed."""
+        if type(update) is Logged:
+            if self._wanted is None:  # a filter asks for calls
+                self._write(self.logged(update) + "\n")
+            return
         if type(update) is not CallUpdate:
             if self._wanted is None or update.flow is None:  # type: ignore[union-attr] # told by its type
                 self._write(self.finding(update) + "\n")  # type: ignore[arg-type] # as above
@@ -160,6 +166,25 @@ class JsonPrinter:
     def _is_stream(self, call: Call, message: Message) -> bool:
         found = self._registry.method(call.service, call.method)
         return said_twice(call, message) if found is None else found.client_streaming or found.server_streaming
+
+    def logged(self, line: Logged) -> str:
+        """The object of a line of a log; no line end."""
+        shown: JSONObject = {
+            "v": VERSION,
+            "kind": line.kind,
+            "time": self._stamps.text(line.time_ns),
+            "source": line.source,
+        }
+        if line.pid is not None:
+            shown["pid"] = line.pid
+        if line.unit:
+            shown["unit"] = line.unit
+        if line.level:
+            shown["level"] = line.level
+        shown["text"] = shown_message(line, show_secrets=self._show_secrets).decode("utf-8", "backslashreplace")
+        if line.cut:
+            shown["cut"] = True
+        return ",".join([self._encode(shown)[:-1], *_whom(line.pod, line.container)]) + "}"
 
     def finding(self, finding: Finding) -> str:
         """The object of a gap, of malformed bytes or of a notice; no line end."""
@@ -296,13 +321,8 @@ def _endpoint(endpoint: Endpoint) -> JSONObject:
 
 def _place(place: Place) -> list[str]:
     """What is known of a call's pod, container and exec by now, of its parent and its children."""
-    pieces = []
-    pod, container = place.pod, place.container
-    if pod is not None:
-        names = [("id", pod.id), ("namespace", pod.namespace), ("name", pod.name), ("uid", pod.uid)]
-        pieces.append(_named("pod", names, pod.attempt))
-    if container is not None:
-        pieces.append(_named("container", [("id", container.id), ("name", container.name)], container.attempt))
+    container = place.container
+    pieces = _whom(place.pod, container)
     if place.exec_id:
         pieces.append(f'"exec":{_quote(place.exec_id)}')
     image = place.image or (container.image if container is not None else "")
@@ -315,6 +335,16 @@ def _place(place: Place) -> list[str]:
     if place.children:
         children = ",".join([f'{{"call":{number},"how":"{how}"}}' for number, how in place.children])
         pieces.append(f'"children":[{children}]')
+    return pieces
+
+
+def _whom(pod: Pod | None, container: Container | None) -> list[str]:
+    pieces = []
+    if pod is not None:
+        names = [("id", pod.id), ("namespace", pod.namespace), ("name", pod.name), ("uid", pod.uid)]
+        pieces.append(_named("pod", names, pod.attempt))
+    if container is not None:
+        pieces.append(_named("container", [("id", container.id), ("name", container.name)], container.attempt))
     return pieces
 
 

@@ -13,14 +13,17 @@ from typing import Protocol
 from dissectors.events import Direction
 from dissectors.masking import EVIDENCE
 from tracer.calls import Call, CallUpdate, Finding, Message, State, Update
+from tracer.logs import Logged
 from tracer.output import look
 from tracer.output.codes import reset_name, status_name
 from tracer.output.escape import escape
 from tracer.output.fields import EXPECTED_ENDS, EXPECTED_FAILURES
 from tracer.output.limits import near_limit
+from tracer.output.logs import line_text, source_text
 from tracer.output.look import Look
 from tracer.output.summary import Summarizer
 from tracer.output.units import Clock, duration, short_id
+from tracer.story.place import label
 from tracer.waiting import meant_to_wait
 
 UNANSWERED_NS = 1_000_000_000
@@ -74,6 +77,9 @@ class TextPrinter:
 
     def update(self, update: Update) -> None:
         """Take what changed."""
+        if type(update) is Logged:
+            self._logged(update)
+            return
         if type(update) is not CallUpdate:
             self._advance(update.time_ns)
             self._finding(update)  # type: ignore[arg-type] # told by its type
@@ -221,6 +227,22 @@ class TextPrinter:
             for line in self._details.lines(call):
                 self._write(self._look.line(look.OK, line))
 
+    def _logged(self, line: Logged) -> None:
+        """Print a line of a log: who wrote it where a call has its method, its level where that has its status."""
+        if self._wanted is not None:
+            return  # a filter asks for calls
+        identity = ""
+        whom = line.container or line.pod
+        if whom is not None:
+            identity = short_id(escape(whom.id))
+        identity = f"{identity:<13}"
+        if self._names:
+            identity += f" {_short_name(label(line.pod, line.container)):<16}"
+        source, level = source_text(line), escape(line.level)
+        text = line_text(line, MAX_REASON, show_secrets=self._evidence is None)
+        shown = f"{self._clock.text(line.time_ns)} {look.NOTICE} log    {identity} {source:<20} {level:<9}  {text}"
+        self._write(self._look.line(look.NOTICE, shown))
+
     def _finding(self, finding: Finding) -> None:
         if finding.fatal or (self._wanted is not None and finding.flow is not None):
             return  # of a fatal one the command says it, on stderr and by its status
@@ -254,8 +276,12 @@ def _whom(call: Call, identity: str) -> tuple[str, str]:
     if not identity:
         whom = place.container or place.pod
         identity = "" if whom is None else short_id(escape(whom.id))
-    name = escape(place.label())
-    return identity, name if len(name) <= MAX_NAME else "…" + name[1 - MAX_NAME :]
+    return identity, _short_name(place.label())
+
+
+def _short_name(name: str) -> str:
+    name = escape(name)
+    return name if len(name) <= MAX_NAME else "…" + name[1 - MAX_NAME :]
 
 
 def _dropped(call: Call) -> str:

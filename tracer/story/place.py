@@ -208,8 +208,12 @@ class Place:
 
     def label(self) -> str:
         """`pod/container`, as far as names are known. Not escaped."""
-        pod, container = self.pod, self.container
-        names = [pod.name if pod is not None else ""]
-        if container is not None and not container.is_sandbox():
-            names.append(container.name)
-        return "/".join(name for name in names if name)
+        return label(self.pod, self.container)
+
+
+def label(pod: Pod | None, container: Container | None) -> str:
+    """`pod/container`, as far as names are known. Not escaped."""
+    names = [pod.name if pod is not None else ""]
+    if container is not None and not container.is_sandbox():
+        names.append(container.name)
+    return "/".join(name for name in names if name)

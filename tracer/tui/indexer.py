@@ -22,6 +22,7 @@ from tracer.calls import Call, CallUpdate, Finding, Update
 from tracer.capture.growing import GrowingCapture, open_growing, open_recorded
 from tracer.capture.packets import Notice, Packet
 from tracer.capture.reader import CaptureFile
+from tracer.logs import Logged
 from tracer.output.look import Look
 from tracer.output.summary import Summarizer
 from tracer.output.text import TextPrinter
@@ -40,6 +41,8 @@ APART = 1 << 20
 APART_SIZES = 20
 KEPT_FINDINGS = 10_000
 """Findings told; more are counted."""
+KEPT_LOGS = 10_000
+"""The same of lines of logs."""
 MOST_KINDS = 0xFFFF
 """Methods and topics that have a number of their own; a million of them can only be made up."""
 NICE = 5
@@ -64,6 +67,7 @@ class Indexer:
         self._state_size = 0
         self._rows = 0
         self._findings = 0
+        self._logs = 0
         self._lost = 0
         self._broken = ""
         self._printer = TextPrinter(
@@ -107,6 +111,8 @@ class Indexer:
                 if kind == "opened":
                     self._opened(call)
                 self._touched[call.number] = call
+            elif type(update) is Logged:
+                self._logged(update)
             else:
                 self._finding(update)  # type: ignore[arg-type] # told by its type
 
@@ -146,6 +152,13 @@ class Indexer:
         if self._findings <= KEPT_FINDINGS:
             self._finding_ns = finding.time_ns
             self._printer.update(finding)
+
+    def _logged(self, line: Logged) -> None:
+        """A line of a log stands among the findings; its number is kept apart, since there may be many."""
+        self._logs += 1
+        if self._logs <= KEPT_LOGS:
+            self._finding_ns = line.time_ns
+            self._printer.update(line)
 
     def _line(self, text: str) -> None:
         self._lines.append((self._finding_ns, text.rstrip("\n")))
