@@ -18,10 +18,12 @@ from typing import BinaryIO, Final
 
 from dissectors.detect import open_dissector
 from dissectors.events import Direction
+from dissectors.masking_text import mask_text
 from dissectors.redact import Connection, Kept, Messages, open_redactor
 from protos.errors import PodwireError
 from protos.registry import Registry
-from tracer.capture.bundle import BLOCK_TYPE, build_block, parse_block
+from tracer.capture import bundle, journal
+from tracer.capture.blocks import ByteOrder
 from tracer.capture.flows import Flow, FlowCarried, FlowClosed, FlowData, FlowEvent, FlowGap, FlowTable, Place
 from tracer.capture.link import located
 from tracer.capture.packets import MAX_RECORD, Notice, Packet
@@ -52,6 +54,8 @@ class Account:
     """Messages with something masked in them."""
     unreadable: int = 0
     """Messages that do not parse, which became zeros."""
+    logs: int = 0
+    """Lines of logs, in which what can be told to be secret is masked."""
     blanked: Counter[str] = field(default_factory=Counter)
     """Other bytes that could not be read, and became zeros, by where they are."""
     dropped: Counter[str] = field(default_factory=Counter)
@@ -292,8 +296,13 @@ _NOTHING: Final = Ranges()
 
 def redact_block(kind: int, block: bytes, account: Account) -> bytes:
     """Return a block of pcapng that holds no packet as it may be passed on; nothing, if it is not known."""
-    if kind == BLOCK_TYPE and (bundle := parse_block(block[8:-4])) is not None:
-        return build_block(bundle._replace(files=tuple(masked(file) for file in bundle.files)))
+    if kind == bundle.BLOCK_TYPE and (kept := bundle.parse_block(block[8:-4])) is not None:
+        return bundle.build_block(kept._replace(files=tuple(masked(file) for file in kept.files)))
+    if kind == journal.BLOCK_TYPE and (entry := journal.parse_block(block[8:-4])) is not None:
+        account.logs += 1
+        message = mask_text(entry.fields["MESSAGE"])
+        order: ByteOrder = "big" if block.startswith(b"\0") else "little"
+        return journal.build_block(journal.Entry({**entry.fields, "MESSAGE": message}), order)
     if kind in _KNOWN:
         return block
     account.dropped["packets that cannot be read" if kind in PACKETS else f"blocks of type 0x{kind:x}"] += 1

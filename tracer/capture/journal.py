@@ -14,6 +14,8 @@ import struct
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from tracer.capture.blocks import ByteOrder
+
 BLOCK_TYPE: Final = 9
 
 KEPT: Final = (
@@ -55,7 +57,6 @@ UNITS: Final = tuple(
 """Who is listened to: what writes under one of these names, in one of these units, or systemd about one."""
 
 _NAME = re.compile(rb"[A-Z_][A-Z0-9_]{0,63}")
-_BLOCK = struct.Struct("<II")
 _LENGTH = struct.Struct("<Q")
 _KEPT = {name.encode(): name for name in KEPT}
 _IN_BLOCKS = {name.encode(): name for name in (*KEPT, TIME, CUT)}
@@ -221,12 +222,12 @@ def build_entry(entry: Entry) -> bytes:
     return b"".join(parts)
 
 
-def build_block(entry: Entry) -> bytes:
+def build_block(entry: Entry, order: ByteOrder = "little") -> bytes:
     """Return the block that keeps an entry."""
     body = build_entry(entry)
     body += bytes(-len(body) % 4)
-    length = len(body) + 12
-    return _BLOCK.pack(BLOCK_TYPE, length) + body + _BLOCK.pack(BLOCK_TYPE, length)[4:]
+    length = (len(body) + 12).to_bytes(4, order)
+    return BLOCK_TYPE.to_bytes(4, order) + length + body + length
 
 
 def parse_block(body: bytes) -> Entry | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:  # heavy: imported by run, so that --help and usage errors are
     from tracer.capture.packets import Notice, Packet
     from tracer.capture.reader import CaptureFile
     from tracer.filtering import Filter
+
+    Items = Iterator[Packet | Notice]
 
 PROGRESS_BYTES = 8 << 20
 """A file has to be this large before its reading is worth a progress line."""
@@ -52,7 +55,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Print the calls of a pcapng or pcap file (gzip too), one line a call.",
     )
     add_capture_options(parser)
+    add_journal_option(parser)
     add_output_options(parser)
+
+
+def add_journal_option(parser: argparse.ArgumentParser) -> None:
+    """Declare a log beside the capture; `with_journal` reads it."""
+    parser.add_argument(
+        "--journal",
+        metavar="FILE",
+        help="show the lines of this log between the calls: a journal (journalctl -o export), or the log of "
+        "containerd, CRI-O or kubelet; - is stdin",
+    )
 
 
 def add_capture_options(parser: argparse.ArgumentParser) -> None:
@@ -214,8 +228,8 @@ def run(args: argparse.Namespace) -> int:
     registry = load_registry(args)
     filter = make_filter(args, registry)
     printer = make_printer(args, sys.stdout, registry, None if filter is None else filter.wants)
-    with open_recorded(path) as capture:
-        broken = _print(capture, printer, args.packets, args.calls)
+    with open_recorded(path) as capture, with_journal(args, path) as add_lines:
+        broken = _print(add_lines(with_progress(capture)), printer, args.packets, args.calls)
     say_errors(filter)
     if broken:
         sys.stdout.flush()
@@ -223,14 +237,35 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print(capture: CaptureFile | GrowingCapture, printer: Printer, packets: int | None, calls: int | None) -> str:
+@contextmanager
+def with_journal(args: argparse.Namespace, path: str) -> Iterator[Callable[[Items], Items]]:
+    """Give what adds the lines of `--journal`, if there is one, to a capture's items; at the end say what of it was
+    left out. Raises PodwireError."""
+    name = vars(args).get("journal")
+    if name is None:
+        yield iter
+        return
+    from tracer.capture.journal_file import JournalFile, merged
+    from tracer.cli.talk import say
+
+    if args.filter is not None:
+        raise PodwireError("--journal goes without -Y: an expression is about calls, lines of logs match none")
+    if name == path == "-":
+        raise PodwireError("FILE and --journal cannot both be stdin")
+    journal = JournalFile(name)
+    yield lambda items: merged(items, journal)
+    if account := journal.account():
+        say(account)
+
+
+def _print(items: Items, printer: Printer, packets: int | None, calls: int | None) -> str:
     """Print up to so many packets or calls; return why the file could not be read to its end, or nothing."""
     from tracer.pipeline import Decoder
 
     decoder = Decoder()
     broken = ""
     feed, show = decoder.feed, printer.update
-    for item in with_progress(capture):
+    for item in items:
         for update in feed(item):
             show(update)
             kind = update.kind

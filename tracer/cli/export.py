@@ -14,12 +14,14 @@ from protos.errors import PodwireError
 from protos.hops import HOPS
 from tracer.cli.decode import (
     add_filter_option,
+    add_journal_option,
     add_schema_options,
     broken_off,
     load_registry,
     make_filter,
     make_printer,
     say_errors,
+    with_journal,
     with_progress,
 )
 from tracer.cli.reading import read_calls
@@ -55,6 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--since", metavar="TIME", type=_time, help=f"from this time on: {when}")
     parser.add_argument("--until", metavar="TIME", type=_time, help="up to this time")
     add_filter_option(parser)
+    add_journal_option(parser)
     parser.add_argument("--utc", action="store_true", help="text: times in UTC, not local")
     parser.add_argument("-v", dest="verbose", action="count", default=0, help="text: the whole messages too")
     add_schema_options(parser)
@@ -73,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
         and os.path.samefile(args.file, args.out)
     ):
         raise PodwireError("FILE and OUT are the same file")
+    if args.journal is not None:
+        _check_journal(args, form)
     registry = load_registry(args)
     with _opened(args.out) as target:
         if form in ("pcapng", "pcap"):
@@ -83,6 +88,16 @@ def run(args: argparse.Namespace) -> int:
     if broken:
         raise PodwireError(f"{args.file}: {broken}")
     return 0
+
+
+def _check_journal(args: argparse.Namespace, form: str) -> None:
+    """Refuse to leave out what was asked for."""
+    if form in ("pcap", "har"):
+        raise PodwireError(f"{form} has no place for lines of logs: --to pcapng, text or json")
+    if args.hop:
+        raise PodwireError("--journal goes without --hop: lines of logs are of no hop")
+    if form != "pcapng" and (args.since is not None or args.until is not None):
+        raise PodwireError("--journal goes with --since and --until into a capture alone: --to pcapng")
 
 
 def _capture(args: argparse.Namespace, form: str, registry: Registry, target: BinaryIO) -> str:
@@ -110,9 +125,16 @@ def _capture(args: argparse.Namespace, form: str, registry: Registry, target: Bi
         return Window(max(found.start_ns, span.start_ns), min(found.end_ns, span.end_ns))
 
     write = target.write if form == "pcapng" else PcapWriter(target.write).write_blocks
-    selection = Selection(CaptureWriter(write), f"podwire export of {os.path.basename(args.file)}", window)
-    with open_recorded(args.file) as capture:
-        for item in with_progress(capture):
+
+    def has_logs(time_ns: int) -> bool:
+        """Lines of logs are of no connection: where some of these are chosen, none."""
+        chosen = args.hop or matching is not None
+        return span is not None and not chosen and span.start_ns <= time_ns <= span.end_ns
+
+    comment = f"podwire export of {os.path.basename(args.file)}"
+    selection = Selection(CaptureWriter(write), comment, window, has_logs)
+    with open_recorded(args.file) as capture, with_journal(args, args.file) as add_lines:
+        for item in add_lines(with_progress(capture)):
             if span is None and isinstance(item, Packet):
                 span = _span(args, item.time_ns)
             selection.feed(item)
@@ -166,8 +188,8 @@ def _calls(args: argparse.Namespace, form: str, registry: Registry, target: Bina
     printer = make_printer(args, stdout, registry, chosen)
     decoder = Decoder()
     broken = ""
-    with open_recorded(args.file) as capture:
-        for item in with_progress(capture):
+    with open_recorded(args.file) as capture, with_journal(args, args.file) as add_lines:
+        for item in add_lines(with_progress(capture)):
             if span is None and isinstance(item, Packet):
                 span = _span(args, item.time_ns)
             for update in decoder.feed(item):

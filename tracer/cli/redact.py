@@ -65,6 +65,10 @@ def account_lines(account: Account) -> list[str]:
     lines = [f"{counted(account.masked, 'message')} masked in {counted(account.packets, 'packet')}"]
     if account.unreadable:
         lines.append(f"{counted(account.unreadable, 'message')} that could not be read: zeros now")
+    if account.logs:
+        lines.append(
+            f"{counted(account.logs, 'line')} of logs: free text, masked where a name or its form tells a secret"
+        )
     places = account.blanked.most_common()
     lines += [
         f"{counted(count, 'byte')} that could not be read: zeros now ({place})" for place, count in places[:MOST_PLACES]

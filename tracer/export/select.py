@@ -51,12 +51,20 @@ class _Connection:
 
 
 class Selection:
-    """Writes what is wanted. `window` says of each flow when, None: not at all."""
+    """Writes what is wanted. `window` says of each flow when, None: not at all; `has_logs`, whether lines of logs of a
+    time are."""
 
-    def __init__(self, writer: CaptureWriter, comment: str, window: Callable[[Flow], Window | None]) -> None:
+    def __init__(
+        self,
+        writer: CaptureWriter,
+        comment: str,
+        window: Callable[[Flow], Window | None],
+        has_logs: Callable[[int], bool] = lambda _time_ns: False,
+    ) -> None:
         self._writer = writer
         self._comment = comment
         self._window = window
+        self._has_logs = has_logs
         self._flows = FlowTable()
         self._connections: dict[Flow, _Connection] = {}
         self._sockets: dict[tuple[str, str], int] = {}
@@ -68,7 +76,11 @@ class Selection:
     def feed(self, item: Packet | Notice) -> None:
         """Take what the capture gave next."""
         if isinstance(item, Notice):
-            self.notices.append(item)
+            if item.entry is None:
+                self.notices.append(item)
+            elif (time_ns := item.entry.time_ns) is not None and self._has_logs(time_ns):
+                self._start(time_ns)
+                self._writer.log(item.entry.at(time_ns))
             return
         self._now_ns = max(self._now_ns, item.time_ns)
         for event in self._flows.feed(item):

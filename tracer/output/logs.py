@@ -47,8 +47,13 @@ def _readable(message: bytes) -> bytes:
         fields.append((each[1], each[2]))
         position = each.end()
     said = b" ".join(_value(value) for name, value in fields if name == b"msg")
-    others = [b"%s=%s" % field for field in fields if field[0] not in _ELSEWHERE and field[0] != b"msg"]
+    others = [name + b"=" + _quoted(value) for name, value in fields if name not in _ELSEWHERE and name != b"msg"]
     return b" ".join([said, *others] if said else others)
+
+
+def _quoted(value: bytes) -> bytes:
+    """A field's value, in quotes if it is; what these hold is not escaped twice."""
+    return b'"' + _value(value) + b'"' if value.startswith(b'"') else value
 
 
 def _value(value: bytes) -> bytes:

@@ -112,6 +112,8 @@ def test_a_block_gives_back_what_it_keeps(entry: Entry) -> None:
     kind, length = struct.unpack_from("<II", block)
     assert (kind, length, length % 4, block[-4:]) == (9, len(block), 0, block[4:8])
     assert parse_block(block[8:-4]) == entry
+    other = build_block(entry, "big")
+    assert (other[8:-4], struct.unpack_from(">II", other)) == (block[8:-4], (kind, length))
     assert not build_entry(entry).endswith(b"\n\n")
 
 

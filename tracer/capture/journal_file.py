@@ -1,0 +1,76 @@
+"""A log beside a capture: its file comes in, its lines go between the packets at their times.
+
+A journal in the export format, of which those of the runtimes alone are taken, or a log as containerd, CRI-O or kubelet
+write it. It is read once, in pieces, and has to be in the order of time, as logs are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from protos.errors import PodwireError
+from tracer.capture.journal import Entry
+from tracer.capture.packets import Notice, Packet
+from tracer.capture.plain_logs import HEAD, open_reader
+
+_CHUNK = 1 << 18
+
+
+class JournalFile:
+    """Iterate it once. `-` is standard input. Raises PodwireError if it cannot be read, or is no log that is known."""
+
+    def __init__(self, path: str) -> None:
+        self._name = "standard input" if path == "-" else path
+        try:
+            self._file = open(0 if path == "-" else path, "rb", closefd=path != "-")  # noqa: SIM115 # read to its end
+            self._head = self._file.read(HEAD)
+        except OSError as error:
+            raise PodwireError(f"--journal {self._name}: {(error.strerror or '').lower()}") from error
+        self._reader = open_reader(self._head, self._name)
+        self.shown = 0
+        """Lines given out by `merged`."""
+        self.others = 0
+        """Lines that are of nobody who is listened to."""
+
+    def __iter__(self) -> Iterator[Entry]:
+        data = self._head
+        while data:
+            yield from self._wanted(self._reader.feed(data))
+            data = self._file.read(_CHUNK)
+        yield from self._wanted(self._reader.close())
+        self._file.close()
+
+    def _wanted(self, entries: list[Entry]) -> Iterator[Entry]:
+        for entry in entries:
+            if entry.of_runtime():
+                yield entry
+            else:
+                self.others += 1
+
+    def account(self) -> str:
+        """Say what of it is not shown, if there is anything to say."""
+        if self.shown:
+            return f"{self._reader.skipped} lines of {self._name} could not be read" if self._reader.skipped else ""
+        others = f" ({self.others} lines are of other programs)" if self.others else ""
+        return f"--journal {self._name}: no line of a runtime's log in the time of the capture{others}"
+
+
+def merged(capture: Iterable[Packet | Notice], journal: JournalFile) -> Iterator[Packet | Notice]:
+    """Give out a capture's items with the lines of the log between them, from its first packet to its last."""
+    lines = iter(journal)
+    line: Entry | None = None
+    start_ns = -1
+    for item in capture:
+        if isinstance(item, Packet):
+            if start_ns < 0:
+                start_ns = item.time_ns
+                line = next((each for each in lines if _time(each) >= start_ns), None)
+            while line is not None and _time(line) <= item.time_ns:
+                journal.shown += 1
+                yield Notice(item.offset, "a line of a log", False, entry=line)
+                line = next(lines, None)
+        yield item
+
+
+def _time(entry: Entry) -> int:
+    return entry.time_ns or 0
