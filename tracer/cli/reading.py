@@ -13,6 +13,7 @@ from tracer.cli.decode import broken_off, with_progress
 if TYPE_CHECKING:  # heavy: imported where it is used
     from protos.registry import Registry
     from tracer.calls import Call, Update
+    from tracer.logs import Logged
     from tracer.story.correlate import Correlator
 
 
@@ -60,8 +61,10 @@ def read_calls(
     registry: Registry,
     wanted: Callable[[Call, int], bool] | None,
     take: Callable[[Call], object],
+    take_line: Callable[[Logged], object] | None = None,
 ) -> Placed:
-    """Read a capture; `take` gets each wanted call once: as it ends, or as it is still open at the end of the capture.
+    """Read a capture; `take` gets each wanted call once: as it ends, or as it is still open at the end of the capture;
+    `take_line` the lines of logs.
 
     `wanted` is asked with the time, as `Filter.wants` is. Raises PodwireError.
     """
@@ -69,6 +72,8 @@ def read_calls(
     def ended(update: Update) -> None:
         if update.kind == "ended" and (wanted is None or wanted(update.call, update.time_ns)):
             take(update.call)
+        elif take_line is not None and update.kind == "log":
+            take_line(update)
 
     placed = read_placed(path, registry, ended)
     for call in placed.open_calls:

@@ -45,11 +45,16 @@ def run(args: argparse.Namespace) -> int:
         raise PodwireError("story needs one capture file: podwire story POD FILE (- is stdin)")
     path = args.file or args.read or running_capture("story")
     registry = load_registry(args)
-    collector = Collector(args.pod, Summarizer(registry, show_secrets=args.show_secrets))
+    collector = Collector(
+        args.pod, Summarizer(registry, show_secrets=args.show_secrets), show_secrets=args.show_secrets
+    )
     filter = make_filter(args, registry)
-    placed = read_calls(path, registry, None if filter is None else filter.wants, collector.add)
+    if filter is None:
+        placed = read_calls(path, registry, None, collector.add, collector.add_line)
+    else:
+        placed = read_calls(path, registry, filter.wants, collector.add)
     say_errors(filter)
-    story = collector.story(placed.correlator.pods, placed.end_ns)
+    story = collector.story(placed.correlator, placed.end_ns)
     if args.html:
         _write(args.html, story_forms.to_html(story))
     if args.perfetto:
@@ -58,9 +63,8 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(story_forms.to_mermaid(story))
     elif not args.html and not args.perfetto:
         look = Look.of(sys.stdout)
-        signs = [OK, *(FAILED if step.failed else OK for step in story.steps())]
-        for sign, line in zip(signs, text(story), strict=True):
-            sys.stdout.write(look.line(sign, line))
+        for line in text(story):
+            sys.stdout.write(look.line(FAILED if line.failed else OK, line.text))
     if placed.broken:
         sys.stdout.flush()
         raise PodwireError(f"{path}: {placed.broken}")

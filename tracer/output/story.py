@@ -1,19 +1,26 @@
 """The story of one pod: its calls over all hops as a tree with times.
 
-In: calls that have their places, and what the pod is called. Out: the tree, and lines of text. What cannot be
-of that pod is dropped as soon as that is known.
+In: calls that have their places, lines of logs, and what the pod is called. Out: the tree, and lines of text. What
+cannot be of that pod is dropped as soon as that is known.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from protos.errors import PodwireError
 from tracer.calls import Call, State
+from tracer.logs import Logged
 from tracer.output.codes import status_name
 from tracer.output.escape import escape
+from tracer.output.logs import line_text, source_text
+from tracer.output.look import NOTICE
 from tracer.output.summary import Summarizer
 from tracer.output.units import duration
+from tracer.story.correlate import Correlator
+from tracer.story.mentions import mentions
 from tracer.story.place import Place, Pod
 
 PRUNE = 10_000
@@ -22,6 +29,10 @@ MIN_PREFIX = 4
 """Characters of an id that name a pod."""
 MAX_ERROR = 300
 """Characters of an error on a line."""
+MAX_LINE = 1000
+"""Characters of a log's line."""
+UNPLACED = 50_000
+"""Lines of logs kept whose pod is not known yet; the oldest go."""
 
 
 @dataclass(slots=True)
@@ -63,6 +74,16 @@ class Step:
         return notes
 
 
+class Line(NamedTuple):
+    """A line of a log that names the pod. Texts are escaped."""
+
+    time_ns: int
+    source: str
+    level: str
+    container: str
+    text: str
+
+
 @dataclass(slots=True)
 class Story:
     """The tree of a pod's calls; times are of the capture."""
@@ -71,6 +92,8 @@ class Story:
     tops: list[Step]
     start_ns: int
     end_ns: int
+    lines: list[Line] = field(default_factory=list)
+    """In the order of time."""
 
     def steps(self) -> list[Step]:
         """All of it in the order of the tree: parents before their children, by time."""
@@ -82,14 +105,32 @@ class Story:
             left += reversed(step.children)
         return ordered
 
+    def rows(self) -> list[Step | Line]:
+        """The same, with each line of a log before the first call that began later."""
+        rows: list[Step | Line] = []
+        left = deque(self.lines)
+        for step in self.steps():
+            while left and left[0].time_ns <= step.place.start_ns:
+                rows.append(left.popleft())
+            rows.append(step)
+        return [*rows, *left]
+
+    def after(self, time_ns: int) -> str:
+        """How long after the pod's first call a time is; a log may tell of it before."""
+        since = time_ns - self.start_ns
+        return f"{'+' if since >= 0 else '-'}{duration(abs(since))}"
+
 
 class Collector:
     """Keep what may be of one pod."""
 
-    def __init__(self, wanted: str, summarizer: Summarizer) -> None:
+    def __init__(self, wanted: str, summarizer: Summarizer, *, show_secrets: bool = False) -> None:
         self._wanted = wanted
+        self._show_secrets = show_secrets
         self._summarizer = summarizer
         self._steps: list[Step] = []
+        self._lines: list[Logged] = []
+        self._unplaced: deque[Logged] = deque(maxlen=UNPLACED)
         self._prune_at = PRUNE
 
     def add(self, call: Call) -> None:
@@ -109,9 +150,17 @@ class Collector:
             self._steps = [step for step in self._steps if self._may_be(step.place)]
             self._prune_at = len(self._steps) + PRUNE
 
-    def story(self, pods: list[Pod], end_ns: int) -> Story:
+    def add_line(self, line: Logged) -> None:
+        """Take a line of a log: one whose pod is not known yet may name it all the same."""
+        if line.pod is None:
+            if mentions(line.message).any():
+                self._unplaced.append(line)
+        elif self._may_be_pod(line.pod):
+            self._lines.append(line)
+
+    def story(self, correlator: Correlator, end_ns: int) -> Story:
         """Return the story of the pod that was asked for. Raises PodwireError unless just one is called so."""
-        pod = choose(pods, self._wanted)
+        pod = choose(correlator.pods, self._wanted)
         steps = sorted(
             (step for step in self._steps if step.place.pod is pod),
             key=lambda step: (step.place.start_ns, step.place.number),
@@ -124,7 +173,13 @@ class Collector:
                 tops.append(step)
             else:
                 parent.children.append(step)
-        story = Story(pod, tops, steps[0].place.start_ns if steps else end_ns, end_ns)
+        for line in self._unplaced:
+            correlator.lines.place(line)
+        lines = sorted(
+            (self._line(line) for line in (*self._lines, *self._unplaced) if line.pod is pod),
+            key=lambda line: line.time_ns,
+        )
+        story = Story(pod, tops, steps[0].place.start_ns if steps else end_ns, end_ns, lines)
         for step in story.steps():
             for child in step.children:
                 child.depth = step.depth + 1
@@ -134,7 +189,16 @@ class Collector:
         pod = place.pod
         if pod is None:
             return place.container is not None or place.candidates is not None
+        return self._may_be_pod(pod)
+
+    def _may_be_pod(self, pod: Pod) -> bool:
         return not pod.name or not pod.id or called(pod, self._wanted)
+
+    def _line(self, line: Logged) -> Line:
+        text = line_text(line, MAX_LINE, show_secrets=self._show_secrets)
+        container = line.container
+        whom = "" if container is None or container.is_sandbox() else escape(container.name or container.id[:13])
+        return Line(line.time_ns, source_text(line), escape(line.level), whom, text)
 
 
 def called(pod: Pod, wanted: str) -> bool:
@@ -167,20 +231,36 @@ def title(pod: Pod) -> str:
     return f"{', '.join(parts)}: {pod.state or 'state not known'}"
 
 
-def text(story: Story) -> list[str]:
+class Shown(NamedTuple):
+    """A line of text."""
+
+    text: str
+    failed: bool = False
+    """It is of a call that failed."""
+
+
+def text(story: Story) -> list[Shown]:
     """Return the tree as lines: when after the pod's first call, how long, hop, method, how its parent was found."""
-    lines = [f"pod {title(story.pod)}"]
-    for step in story.steps():
+    lines = [Shown(f"pod {title(story.pod)}")]
+    for step in story.rows():
+        if isinstance(step, Line):
+            shown = (
+                f"{story.after(step.time_ns):>10} {'':>9} {NOTICE} log    {step.source:<26} {step.level:<9} {'':<8} "
+                f"{step.container:<10} {step.text}"
+            )
+            lines.append(Shown(shown.rstrip()))
+            continue
         place = step.place
-        after = f"+{duration(place.start_ns - story.start_ns)}"
+        after = story.after(place.start_ns)
         took = duration(step.length_ns(story.end_ns))
         sign = "…" if place.open else "E" if step.failed else " "
         name = f"{'  ' * (step.depth - 1)}└ {step.method}" if step.depth else step.method
         container = place.container
         whom = "" if container is None or container.is_sandbox() else escape(container.name or container.id[:13])
         notes = "".join(f" ({note})" for note in step.notes())
-        lines.append(
+        shown = (
             f"{after:>10} {took:>9} {sign} {place.hop:<6} {name:<26} {step.status:<9} {place.how:<8} "
-            f"{whom:<10} {step.text}{notes}".rstrip()
+            f"{whom:<10} {step.text}{notes}"
         )
+        lines.append(Shown(shown.rstrip(), step.failed))
     return lines

@@ -11,7 +11,7 @@ from typing import Any
 
 from protos.hops import HOPS
 from tracer.output.escape import escape
-from tracer.output.story import Step, Story, title
+from tracer.output.story import Line, Step, Story, title
 from tracer.output.units import duration
 
 SIDES = {
@@ -42,6 +42,8 @@ tr:hover { background: color-mix(in srgb, currentColor 8%, transparent) }
 .bar { position: absolute; top: 15%; height: 70%; border-radius: 2px }
 .cri { background: #3b7dd8 } .task { background: #2f9e69 } .events { background: #9b8a2f }
 .agent { background: #b0589e } .nri, .other { background: #7a7f87 } .failed { background: #d0342c }
+.log { font-style: italic; opacity: 0.8 }
+.mark { background: currentColor; width: 2px }
 .open { background: repeating-linear-gradient(45deg, #c77a12 0 6px, #e0a75a 6px 12px) }
 """
 
@@ -49,7 +51,7 @@ tr:hover { background: color-mix(in srgb, currentColor 8%, transparent) }
 def to_html(story: Story) -> str:
     """A page of its own: a row a call, with a bar from its start to its end."""
     whole = max(1, max((_end(story, step) for step in story.steps()), default=0) - story.start_ns)
-    rows = [_row(story, step, whole) for step in story.steps()]
+    rows = [_line(story, row, whole) if isinstance(row, Line) else _row(story, row, whole) for row in story.rows()]
     name = html.escape(title(story.pod))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
@@ -73,10 +75,22 @@ def _row(story: Story, step: Step, whole: int) -> str:
     return (
         f'<tr title="{label}"><td style="padding-left:{step.depth * 1.2 + 0.4:.1f}rem">{label}</td>'
         f"<td>{html.escape(place.hop)}</td><td>{'E ' if step.failed else ''}{html.escape(step.status)}</td>"
-        f'<td class="time">+{duration(place.start_ns - story.start_ns)}</td>'
+        f'<td class="time">{story.after(place.start_ns)}</td>'
         f'<td class="time">{duration(step.length_ns(story.end_ns))}</td><td>{place.how}</td>'
         f'<td><div class="lane"><div class="bar {look}" style="left:{left:.3f}%;width:{width:.3f}%"></div></div></td>'
         "</tr>\n"
+    )
+
+
+def _line(story: Story, line: Line, whole: int) -> str:
+    """A line of a log, with a mark at its time."""
+    left = min(max(100 * (line.time_ns - story.start_ns) / whole, 0), 100)
+    about = f"[{line.container}] " if line.container else ""
+    label = html.escape(f"{line.source} {about}{line.text}")
+    return (
+        f'<tr class="log" title="{label}"><td>{label}</td><td>log</td><td>{html.escape(line.level)}</td>'
+        f'<td class="time">{story.after(line.time_ns)}</td><td></td><td></td>'
+        f'<td><div class="lane"><div class="bar mark" style="left:{left:.3f}%"></div></div></td></tr>\n'
     )
 
 
@@ -156,6 +170,10 @@ def to_perfetto(story: Story) -> str:
             arrow = {"name": "causes", "cat": "causes", "id": place.number, "ts": begin}
             events.append({"ph": "s", **arrow, "pid": above, "tid": beside})
             events.append({"ph": "f", "bp": "e", **arrow, "pid": pid, "tid": lane})
+    for line in story.lines:
+        about = {"log": line.source, "level": line.level, "text": line.text}
+        begin = (line.time_ns - story.start_ns) / 1000
+        events.append({"ph": "i", "s": "g", "name": line.text, "ts": begin, "pid": 0, "tid": 0, "args": about})
     for number, name in enumerate(HOPS, 1):
         if any(event["pid"] == number for event in events):
             events.append({"ph": "M", "name": "process_name", "pid": number, "args": {"name": name}})

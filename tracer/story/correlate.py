@@ -12,9 +12,11 @@ from typing import NamedTuple
 from dissectors.events import Direction
 from protos.registry import Registry
 from tracer.calls import Call, CallUpdate, Message, Update
+from tracer.logs import Logged
 from tracer.story import lives
 from tracer.story.causes import AFTER_EXIT, CAUSING, ENDS, EVENT_OF, PARENTS
 from tracer.story.identity import Reader, Said
+from tracer.story.mentions import Finder
 from tracer.story.place import Container, Place, Pod, Shim
 from tracer.waiting import meant_to_wait
 
@@ -49,6 +51,8 @@ class Correlator:
         self._pods: dict[str, Pod] = {}
         self._named: dict[tuple[object, ...], Pod] = {}
         """Pods by namespace, name, uid and attempt: what PullImage knows."""
+        self.lines = Finder(self._pods, self.containers, self._named)
+        """Says whose a line of a log is."""
         self._shims: dict[str, Shim] = {}
         self._methods: dict[tuple[str, str], _Method] = {}
         self._loose: list[Place] = []
@@ -58,6 +62,8 @@ class Correlator:
 
     def update(self, update: Update) -> None:
         """Take what changed."""
+        if type(update) is Logged:
+            self.lines.place(update)
         if type(update) is not CallUpdate:
             return
         kind, _, call, message = update
