@@ -7,6 +7,8 @@ write it. It is read once, in pieces, and has to be in the order of time, as log
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self
 
 from protos.errors import PodwireError
 from tracer.capture.journal import Entry
@@ -17,20 +19,36 @@ _CHUNK = 1 << 18
 
 
 class JournalFile:
-    """Iterate it once. `-` is standard input. Raises PodwireError if it cannot be read, or is no log that is known."""
+    """Iterate it once, within a `with`, which closes it. `-` is standard input. Raises PodwireError if it cannot be
+    read, or is no log that is known."""
 
     def __init__(self, path: str) -> None:
         self._name = "standard input" if path == "-" else path
         try:
             self._file = open(0 if path == "-" else path, "rb", closefd=path != "-")  # noqa: SIM115 # read to its end
-            self._head = self._file.read(HEAD)
         except OSError as error:
             raise PodwireError(f"--journal {self._name}: {(error.strerror or '').lower()}") from error
-        self._reader = open_reader(self._head, self._name)
+        try:
+            self._head = self._file.read(HEAD)
+            self._reader = open_reader(self._head, self._name)
+        except OSError as error:
+            self._file.close()
+            raise PodwireError(f"--journal {self._name}: {(error.strerror or '').lower()}") from error
+        except PodwireError:
+            self._file.close()
+            raise
         self.shown = 0
         """Lines given out by `merged`."""
         self.others = 0
         """Lines that are of nobody who is listened to."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._file.close()
 
     def __iter__(self) -> Iterator[Entry]:
         data = self._head
@@ -38,7 +56,6 @@ class JournalFile:
             yield from self._wanted(self._reader.feed(data))
             data = self._file.read(_CHUNK)
         yield from self._wanted(self._reader.close())
-        self._file.close()
 
     def _wanted(self, entries: list[Entry]) -> Iterator[Entry]:
         for entry in entries:

@@ -252,10 +252,10 @@ def with_journal(args: argparse.Namespace, path: str) -> Iterator[Callable[[Item
         raise PodwireError("--journal goes without -Y: an expression is about calls, lines of logs match none")
     if name == path == "-":
         raise PodwireError("FILE and --journal cannot both be stdin")
-    journal = JournalFile(name)
-    yield lambda items: merged(items, journal)
-    if account := journal.account():
-        say(account)
+    with JournalFile(name) as journal:
+        yield lambda items: merged(items, journal)
+        if account := journal.account():
+            say(account)
 
 
 def _print(items: Items, printer: Printer, packets: int | None, calls: int | None) -> str:
