@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from protos.registry import Registry
 from tests.e2e.containerd import Containerd, missing_programs
 
 
@@ -17,11 +16,6 @@ def _need_containerd() -> None:
         pytest.skip("a real containerd needs root")
     if missing := missing_programs():
         pytest.skip(f"a real containerd needs {', '.join(missing)}")
-
-
-@pytest.fixture(scope="session")
-def registry() -> Registry:
-    return Registry.bundled()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""One registry for the tests of the outputs, and a way to make payloads with it."""
+"""A way to make payloads."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ from google.protobuf import json_format
 from protos.registry import Registry
 
 Make = Callable[[str, dict[str, object]], bytes]
-
-
-@pytest.fixture(scope="session")
-def registry() -> Registry:
-    return Registry.bundled()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A registry, and a node whose traffic is told call by call."""
+"""A node whose traffic is told call by call."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ import pytest
 
 from protos.registry import Registry
 from tests.tracer.story.node import Node
-
-
-@pytest.fixture(scope="session")
-def registry() -> Registry:
-    return Registry.bundled()
 
 
 @pytest.fixture
