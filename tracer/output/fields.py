@@ -375,3 +375,8 @@ EXPECTED_FAILURES: dict[str, frozenset[tuple[str, int]]] = {
 EXPECTED_ENDS = frozenset({("grpc.AgentService", method, "eof") for method in ("ReadStdout", "ReadStderr")})
 """Service, method and status message of what is no failure whatever the status: the agent says so that a stream has
 ended."""
+
+
+def is_expected(service: str, method: str, code: int, message: str) -> bool:
+    """Whether a status that is not OK is one of a good life: no failure."""
+    return (method, code) in EXPECTED_FAILURES.get(service, ()) or (service, method, message) in EXPECTED_ENDS

@@ -17,7 +17,7 @@ from tracer.logs import Logged
 from tracer.output import look
 from tracer.output.codes import reset_name, status_name
 from tracer.output.escape import escape
-from tracer.output.fields import EXPECTED_ENDS, EXPECTED_FAILURES
+from tracer.output.fields import is_expected
 from tracer.output.limits import near_limit
 from tracer.output.logs import line_text, source_text
 from tracer.output.look import Look
@@ -152,9 +152,7 @@ class TextPrinter:
             code = call.status.code
             if code:
                 status = status_name(code)
-                expected = (call.method, code) in EXPECTED_FAILURES.get(call.service, ()) or (
-                    (call.service, call.method, call.status.message) in EXPECTED_ENDS
-                )
+                expected = is_expected(call.service, call.method, code, call.status.message)
                 sign = look.OK if expected else look.FAILED
                 if call.status.message:
                     extra.append(f"— {escape(call.status.message[:MAX_REASON])}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tracer.calls import Call, State
-from tracer.output.fields import EXPECTED_FAILURES
+from tracer.output.fields import is_expected
 
 SLACK_NS = 100_000_000
 """A deadline passed on is counted anew at each hop, and rounded: so much later is the same."""
@@ -192,7 +192,7 @@ class Place:
             return False
         if self.code is None:
             return True
-        return self.code != 0 and (self.method, self.code) not in EXPECTED_FAILURES.get(self.service, ())
+        return self.code != 0 and not is_expected(self.service, self.method, self.code, self.message)
 
     @property
     def title(self) -> str:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tracer.calls import Call, State
 from tracer.output import look
 from tracer.output.codes import STATUS
-from tracer.output.fields import EXPECTED_FAILURES
+from tracer.output.fields import is_expected
 from tracer.waiting import meant_to_wait
 
 OPEN, CANCELLED, RESET, CUT, NO_STATUS, OTHER_CODE = 200, 201, 202, 203, 204, 199
@@ -306,7 +306,8 @@ def flags_of(call: Call) -> int:
     flags = GAP if call.gap else 0
     if meant_to_wait(call.service, call.method):
         flags |= WAITS
-    if call.status is not None and (call.method, call.status.code) in EXPECTED_FAILURES.get(call.service, ()):
+    status = call.status
+    if status is not None and status.code and is_expected(call.service, call.method, status.code, status.message):
         flags |= EXPECTED
     return flags if call.seen_start else flags | BEFORE
 
@@ -318,6 +319,8 @@ def code_name(code: int) -> str:
 
 def sign(code: int, flags: int) -> str:
     """The sign of a call that has ended (`tracer.output.look`)."""
+    if code == CUT and flags & GAP:
+        return look.GAP  # its answer may be among what is missing
     if code == CANCELLED or (code in (CUT, NO_STATUS) and flags & WAITS):
         return look.CANCELLED
     if code and not flags & EXPECTED:

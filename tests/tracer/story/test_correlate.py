@@ -314,3 +314,12 @@ def test_what_was_read_of_messages_is_kept_up_to_a_limit(node: Node) -> None:
     assert reader.read(RUNTIME, "StartContainer", 0, b"\x0a\xff") == {}  # does not parse
     assert reader.read(RUNTIME, "StartContainer", 0, b"\x0a\x01\xff") == {"container": r"\xff"}
     assert reader.read(RUNTIME, "Unheard", 0, b"\x0a\x01a") == reader.read("acme.v1.Thing", "Do", 0, b"") == {}
+
+
+def test_the_end_of_an_agents_output_is_no_failure(node: Node) -> None:
+    """Its reader showed as failed."""
+    ended = node.ask("ended", "ReadStdout", AGENT, socket="/run/vc/vm/x/kata.hvsock", containerId=POD)
+    failed = node.ask("failed", "ReadStdout", AGENT, socket="/run/vc/vm/x/kata.hvsock", containerId=POD)
+    node.answer("ended", 2, "eof")
+    node.answer("failed", 2, "no such process")
+    assert [ended.failed(), failed.failed()] == [False, True]
