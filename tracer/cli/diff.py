@@ -137,10 +137,10 @@ def _shown(values: tuple[str, ...]) -> list[str]:
 
 
 def _json_line(each: Difference) -> str:
-    from tracer.output.jsonlines import VERSION
+    from tracer.output import JSON_VERSION
 
     shown: dict[str, object] = {
-        "v": VERSION,
+        "v": JSON_VERSION,
         "kind": "difference",
         "what": each.what,
         "hop": each.hop,

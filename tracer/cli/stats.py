@@ -90,13 +90,13 @@ def _table(rows: list[Row], by: str) -> list[str]:
 
 
 def _json_lines(rows: list[Row], by: str) -> list[str]:
-    from tracer.output.jsonlines import VERSION
+    from tracer.output import JSON_VERSION
 
     lines = []
     for row in rows:
         figures = row.figures
         shown = {
-            "v": VERSION,
+            "v": JSON_VERSION,
             "kind": "stats",
             **({by: row.group} if by else {}),
             "hop": row.hop,

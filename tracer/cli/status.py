@@ -14,7 +14,6 @@ if TYPE_CHECKING:  # heavy: imported by run
     from tracer.relay.held import HeldSocket
     from tracer.sessions import Connection, Counters, Session
 
-JSON_VERSION = 1
 
 DESCRIPTION = """
 List the sessions that trace, drain, or were killed. Changes nothing. Exit status: 0; 1 if a session is not as it should
@@ -133,6 +132,7 @@ def _relay(session: Session, counters: Counters) -> str:
 
 def session_json(session: Session) -> dict[str, object]:
     """One session as docs/json.md has it."""
+    from tracer.output import JSON_VERSION
     from tracer.output.units import Stamps
 
     held, counters = session.held, session.counters

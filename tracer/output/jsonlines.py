@@ -18,6 +18,7 @@ from protos.registry import Registry
 from tracer.calls import Call, CallUpdate, Finding, Message, Update
 from tracer.capture.flows import Endpoint, Flow
 from tracer.logs import Logged
+from tracer.output import JSON_VERSION
 from tracer.output.bundles import bundle_object
 from tracer.output.codes import reset_name, status_name
 from tracer.output.fields import EVENT_CARRIERS, EVENT_ID_PATHS, ID_PATHS
@@ -26,7 +27,6 @@ from tracer.output.summary import said_twice
 from tracer.output.units import Stamps
 from tracer.story.place import Container, Place, Pod
 
-VERSION = 1
 STATUS_TYPE = "google.rpc.Status"
 KEPT_CONNECTIONS = 4096
 """Connections whose rendered ends are kept; a trace of weeks sees more."""
@@ -118,7 +118,7 @@ class JsonPrinter:
         identity = ids[0] or (ids[1] if method.id_sides > 1 else "") or ""
         start_ns, end_ns = call.start_ns, call.end_ns
         pieces = [
-            f'{{"v":{VERSION},"kind":"call","call":{call.number},"state":"{call.state.value}",'
+            f'{{"v":{JSON_VERSION},"kind":"call","call":{call.number},"state":"{call.state.value}",'
             f'"time":"{self._stamps.text(start_ns)}",'
             f'"duration_ns":{"null" if end_ns is None else end_ns - start_ns},'
             f'"hop":{_quote(call.hop)},"protocol":{_quote(call.protocol)},{method.names},"id":{_quote(identity)},'
@@ -158,7 +158,7 @@ class JsonPrinter:
         """The object of one message of a stream, at the time it came; no line end."""
         method = self._methods.get((call.service, call.method)) or self._method(call.service, call.method)
         return (
-            f'{{"v":{VERSION},"kind":"message","call":{call.number},"time":"{self._stamps.text(message.time_ns)}",'
+            f'{{"v":{JSON_VERSION},"kind":"message","call":{call.number},"time":"{self._stamps.text(message.time_ns)}",'
             f'"hop":{_quote(call.hop)},"protocol":{_quote(call.protocol)},{method.names},{self._connection(call.flow)},'
             f'"stream":{call.stream_id},"message":{self._message(call, message, method, [None, None])}}}'
         )
@@ -170,7 +170,7 @@ class JsonPrinter:
     def logged(self, line: Logged) -> str:
         """The object of a line of a log; no line end."""
         shown: JSONObject = {
-            "v": VERSION,
+            "v": JSON_VERSION,
             "kind": line.kind,
             "time": self._stamps.text(line.time_ns),
             "source": line.source,
@@ -189,7 +189,7 @@ class JsonPrinter:
     def finding(self, finding: Finding) -> str:
         """The object of a gap, of malformed bytes or of a notice; no line end."""
         shown: JSONObject = {
-            "v": VERSION,
+            "v": JSON_VERSION,
             "kind": finding.kind,
             "time": self._stamps.text(finding.time_ns),
             "reason": finding.reason,

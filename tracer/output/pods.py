@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from tracer.output import JSON_VERSION
 from tracer.output.codes import exit_reason, status_name
 from tracer.output.escape import escape
 from tracer.output.units import duration, short_id
@@ -114,7 +115,7 @@ def _row(container: Container) -> tuple[tuple[str, ...], list[Failure], int]:
     name = f"  {escape(container.name) or '(name not known)'}"
     state = container.state or "unknown"
     if container.exit_code is not None:
-        reason = exit_reason(container.exit_code) if container.exit_code > 125 else None
+        reason = exit_reason(container.exit_code)
         state += f" ({container.exit_code})" if reason is None else f" ({container.exit_code}, {reason})"
     row = (name, state, *_lengths(container), "", short_id(escape(container.id)))
     return row, container.failures, container.failed
@@ -135,7 +136,7 @@ def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
 
 def to_json(pod: Pod) -> str:
     """The object of a pod, as docs/json.md has it; no line end."""
-    made: JSONObject = {"v": 1, "kind": "pod", "state": pod.state or "unknown"}
+    made: JSONObject = {"v": JSON_VERSION, "kind": "pod", "state": pod.state or "unknown"}
     made.update(_known(id=pod.id, namespace=pod.namespace, name=pod.name, uid=pod.uid, attempt=pod.attempt))
     made.update(_known(runtime=pod.runtime, pull_ns=pod.pulled_ns or None))
     made.update(phases(pod))
@@ -146,7 +147,12 @@ def to_json(pod: Pod) -> str:
 
 def strays_json(containers: list[Container]) -> str:
     """The object of the containers whose pod is not known; no line end."""
-    made = {"v": 1, "kind": "pod", "state": "unknown", "containers": [_container(each) for each in containers]}
+    made = {
+        "v": JSON_VERSION,
+        "kind": "pod",
+        "state": "unknown",
+        "containers": [_container(each) for each in containers],
+    }
     return json.dumps({**made, "failed": 0, "failures": []}, separators=(",", ":"))
 
 

@@ -388,7 +388,7 @@ def _signal(value: int) -> str:
 
 
 def _why(status: int) -> str:
-    reason = exit_reason(status) if status > 125 else None
+    reason = exit_reason(status)
     return str(status) if reason is None else f"{status} ({reason})"
 
 
