@@ -1,7 +1,7 @@
 """The screen: one list, one detail, one line that tells the truth. It decodes nothing, and no traffic waits for it.
 
-In: a source of batches, and who makes the capture. Keys come from one table (`tracer.tui.keys`): each act there is a
-method `do_ID` here. What changes by itself is looked at ten times a second, and drawn no oftener.
+In: a source of batches, and who makes the capture. Keys come from one table (`tracer.tui.keys`); what each does is
+another, `_make_acts`. What changes by itself is looked at ten times a second, and drawn no oftener.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from textual.widgets import Input
 from dissectors.render import Renderer
 from protos.errors import PodwireError
 from protos.registry import Registry
-from tracer.output import look
 from tracer.output.escape import escape
 from tracer.output.units import Clock, duration
 from tracer.tui import keys
 from tracer.tui.call_command import call_command
-from tracer.tui.call_list import COLUMNS, TIMES, CallList
+from tracer.tui.call_list import TIMES, CallList, parse_columns
 from tracer.tui.detail import Detail
 from tracer.tui.detail_pane import DetailPane
 from tracer.tui.lines import Bar, Lines
 from tracer.tui.narrow import FilterError, Question, Words, complete, error_of
 from tracer.tui.narrowing import IN_FLIGHT, POD, Narrowing
 from tracer.tui.pages import CHANGING, Pages
-from tracer.tui.paint import BOLD, DIM, NAME, PLAIN, SIGNS, WRONG, Paint, Span
+from tracer.tui.paint import BOLD, DIM, PLAIN, WRONG, Paint, Span
 from tracer.tui.player import Player, parse_moment, parse_speed
-from tracer.tui.pods import OfCall, about, pod_lines
+from tracer.tui.pods import OfCall, PodList, about
 from tracer.tui.prompt import Prompt
 from tracer.tui.rows import Rows, Whom, code_name
 from tracer.tui.save import save
 from tracer.tui.session import Behind, LiveSession
 from tracer.tui.source import IndexerError, Matches, Source
+from tracer.tui.status import status_spans
 from tracer.tui.view import CHAINS, View
 from tracer.tui.view import SORTS as ORDERS
 from tracer.tui.waterfall import Waterfall
@@ -59,8 +59,6 @@ LAG_NS = 200_000_000
 """What has passed may take so long to be in the file: ages are up to then."""
 BATCHES = 8
 """Batches taken between two keys."""
-BEHIND_BYTES = 1 << 20
-"""What is still to be read of a capture is said from here on."""
 MANY = 2000
 """From so many found at once, the list is made anew."""
 
@@ -101,20 +99,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         Binding(",".join(key.keys), f"do('{key.id}')", key.text, show=False, priority=True, id=key.id)
         for key in keys.KEYS
     ]
-    CSS = """
-    Screen { background: ansi_default; color: ansi_default; }
-    #all, #panes { height: 1fr; width: 1fr; }
-    #pods { display: none; }
-    #list, #page { height: 1fr; width: 1fr; }
-    #side { height: 1fr; width: 1fr; display: none; }
-    #body { height: 1fr; }
-    #tree, #hex { height: 1fr; width: 1fr; }
-    #hex, #page { display: none; }
-    #tabs, #status, #footer { height: 1; }
-    #prompt { height: 1; border: none; padding: 0; display: none; background: ansi_default; }
-    CallList, Lines { scrollbar-size: 1 1; background: ansi_default; overflow-x: hidden; overflow-y: scroll;
-        scrollbar-size-vertical: 0; scrollbar-size-horizontal: 0; }
-    """
+    CSS_PATH = "app.tcss"
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(ansi_color=True)
@@ -126,7 +111,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         # Kept here, not looked for on the screen: a look when that is taken down would not find them.
         self.calls = CallList(self.view, paint, utc=setup.utc, id="list")
         self.pages = Pages(self.view, setup.behind, self.now_ns, paint, id="page")
-        self.pods = Lines(paint, id="pods")
+        self.pods = PodList(self.rows, paint, id="pods")
         detail = Detail(setup.registry, Renderer(setup.registry, show_secrets=setup.show_secrets), Clock(utc=setup.utc))
         self.side = DetailPane(detail, self.rows, setup.source, paint, id="side")
         self._all, self._panes = Container(id="all"), Container(id="panes")
@@ -139,13 +124,24 @@ class PodwireApp(App[str], inherit_bindings=False):
         """So many rows there were when the screen was held."""
         self._search: Question | None = None
         self._heard = self._joined = 0
-        """Of so many changes of pods and containers their pane tells."""
-        self._chosen = 0
-        """The number of the pod or container that is narrowed to."""
+        """Of so many changes of pods and containers, and of which pod a container is, the screen knows."""
         self._said: Span | None = None
         self._zoomed = False
         self._looked = 0.0
         self._ticked = time.monotonic()
+        self._acts = self._make_acts()
+        self._commands: dict[str, Callable[[str], None]] = {
+            "columns": lambda rest: setattr(self.calls.shape, "columns", parse_columns(rest)),
+            "sort": self._command_sort,
+            "save": self._save_given,
+            "copy": self._command_copy,
+            "at": self._command_at,
+            "speed": lambda rest: self._played().set_speed(parse_speed(rest)),
+            "detach": self._command_detach,
+            "keys": lambda _: self._toggle_page("help"),
+            "quit": lambda _: self._leave("leave"),
+        }
+        """What `:` takes."""
 
     # -- what it is made of ----------------------------------------------------------------------------------------
 
@@ -272,31 +268,14 @@ class PodwireApp(App[str], inherit_bindings=False):
         self._draw_status()
 
     def _draw_status(self) -> None:
-        rows = self.rows
-        shown, total = len(self.view), len(rows)
-        position = f"{min(self.view.cursor + 1, shown)}/{shown}"
-        open_count = self._count_open()
-        spans: list[Span] = [(f" {position}", BOLD)]
-        if shown != total and self.player is None:
-            spans.append((f" of {total}", PLAIN))
-        spans.append((f"  {open_count} in flight", SIGNS[look.OPEN] if open_count else DIM))
-        if rows.lost:
-            spans.append((f"  {rows.lost} gaps", SIGNS[look.GAP]))
-        if rows.broken:
-            spans.append((f"  broken off: {rows.broken}", WRONG))
-        if not rows.complete and rows.total - rows.read > BEHIND_BYTES:
-            spans.append((f"  reading {100 * rows.read // rows.total} %", BOLD))
-        if self.player is not None:
-            state = f"x{self.player.speed:g}" if self.player.playing else "paused"
-            spans.append((f"  {state} {self.side.detail.clock.text(self.player.clock_ns)}", BOLD))
-        elif self._held_at is not None:
-            spans.append((f"  held: {total - self._held_at} new", BOLD))
-        elif self._follow:
-            spans.append(("  following", PLAIN))
-        if self.narrowing.words:
-            spans.append((f"  [{', '.join(self.narrowing.words.values())}]", NAME))
-        if self.narrowing.untold:
-            spans.append((f"  of {self.narrowing.untold} it cannot be told", WRONG))
+        spans = status_spans(
+            self.view,
+            self.narrowing,
+            self.player,
+            self.side.detail.clock,
+            held_at=self._held_at,
+            follow=self._follow,
+        )
         spans.append((f"  {self.setup.behind.brief()}", DIM))
         self._status.show(*spans)
         footer = self._footer
@@ -306,12 +285,70 @@ class PodwireApp(App[str], inherit_bindings=False):
             words = [span for key, word in keys.footer() for span in ((f" {key}", BOLD), (f" {word} ", DIM))]
             footer.show(*words)
 
-    def _count_open(self) -> int:
-        if self.player is None:
-            return len(self.rows.open)
-        return sum(self.rows.open_at(row, self.player.clock_ns) for row in range(self.view.most or 0))
-
     # -- keys ------------------------------------------------------------------------------------------------------
+
+    def _make_acts(self) -> dict[str, Callable[[], object]]:
+        """What each key does, by its id."""
+        flow, kind, pod = self.rows.flow.__getitem__, self.rows.kind.__getitem__, self.rows.pod_of
+        return {
+            "help": lambda: self._toggle_page("help"),
+            "quit": lambda: None if self._go_back() else self._leave("leave"),
+            "down": lambda: self._move(1),
+            "up": lambda: self._move(-1),
+            "page_down": lambda: self._move(self._page_height()),
+            "page_up": lambda: self._move(-self._page_height()),
+            "first": lambda: self._move(-(1 << 40)),
+            "last": lambda: self._move(1 << 40),
+            "number": lambda: self._ask("number"),
+            "next_pane": lambda: self._next_pane(1),
+            "previous_pane": lambda: self._next_pane(-1),
+            "open": self._open,
+            "unfold": lambda: self._fold(True),
+            "fold": lambda: self._fold(False),
+            "filter": lambda: self._ask("filter", self.narrowing.filter),
+            "search": lambda: self._ask("search"),
+            "again": lambda: self._find_again(forward=True),
+            "back_again": lambda: self._find_again(forward=False),
+            "next_error": lambda: self._find_error(forward=True),
+            "previous_error": lambda: self._find_error(forward=False),
+            "stream": self._only_stream,
+            "next_of_stream": lambda: self._find_same(flow, forward=True),
+            "previous_of_stream": lambda: self._find_same(flow, forward=False),
+            "next_of_method": lambda: self._find_same(kind, forward=True),
+            "previous_of_method": lambda: self._find_same(kind, forward=False),
+            "next_of_pod": lambda: self._find_same(pod, forward=True),
+            "previous_of_pod": lambda: self._find_same(pod, forward=False),
+            "parent": self._go_to_parent,
+            "in_flight": self._only_in_flight,
+            "pods": self._toggle_pods,
+            "story": self._toggle_story,
+            "numbers": lambda: self._toggle_page("numbers"),
+            "findings": lambda: self._toggle_page("findings"),
+            "session": self._toggle_session,
+            "follow": self._toggle_follow,
+            "mark": self._mark,
+            "only_marked": self._only_marked,
+            "next_mark": lambda: self._find(self.view.marks.__contains__),
+            "detail": lambda: self._show_detail(not self.side.display),
+            "zoom": self._zoom,
+            "view": self.side.next_tab,
+            "hex": self._toggle_hex,
+            "time": self._change_times,
+            "reference": self._take_as_reference,
+            "sort": self._sort_by_next,
+            "reverse": self._reverse,
+            "copy": lambda: self._copy("value" if self.focused is self.side.fields else "json"),
+            "copy_command": lambda: self._copy("command"),
+            "save": lambda: self._ask("save"),
+            "pause": self._pause,
+            "step": lambda: self._step(forward=True),
+            "step_back": lambda: self._step(forward=False),
+            "faster": lambda: self._played().set_speed(self._played().speed * 2),
+            "slower": lambda: self._played().set_speed(self._played().speed / 2),
+            "command": lambda: self._ask("command"),
+            "back": self._go_back,
+            "leave": lambda: self._leave("leave"),
+        }
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Whether an act is to be had: none of them while words are typed."""
@@ -319,13 +356,13 @@ class PodwireApp(App[str], inherit_bindings=False):
 
     def action_leave(self) -> None:
         """Leave, out of the prompt too."""
-        self.do_leave()
+        self._leave("leave")
 
     def action_do(self, name: str) -> None:
         """Do what a key stands for."""
         self._said = None
         try:
-            getattr(self, f"do_{name}")()
+            self._acts[name]()
         except PodwireError as error:
             self.say(str(error), wrong=True)
         self._draw()
@@ -348,33 +385,6 @@ class PodwireApp(App[str], inherit_bindings=False):
         pane = self.focused
         return max(1, pane.size.height - 1) if isinstance(pane, Lines) else self.calls.page
 
-    def do_down(self) -> None:
-        self._move(1)
-
-    def do_up(self) -> None:
-        self._move(-1)
-
-    def do_page_down(self) -> None:
-        self._move(self._page_height())
-
-    def do_page_up(self) -> None:
-        self._move(-self._page_height())
-
-    def do_first(self) -> None:
-        self._move(-(1 << 40))
-
-    def do_last(self) -> None:
-        self._move(1 << 40)
-
-    def do_number(self) -> None:
-        self._ask("number", "")
-
-    def do_next_pane(self) -> None:
-        self._next_pane(1)
-
-    def do_previous_pane(self) -> None:
-        self._next_pane(-1)
-
     def _next_pane(self, step: int) -> None:
         panes = [self._main]
         if self.side.display:
@@ -386,7 +396,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         at = panes.index(self.focused) if self.focused in panes else 0
         self._focus(panes[(at + step) % len(panes)])
 
-    def do_open(self) -> None:
+    def _open(self) -> None:
         pane = self.focused
         if pane is self.pods:
             self._choose(None if self.pods.current is None else self.pods.current.target)
@@ -398,12 +408,6 @@ class PodwireApp(App[str], inherit_bindings=False):
             self._show_detail(True)
             self._focus(self.side.fields)
 
-    def do_unfold(self) -> None:
-        self._fold(True)
-
-    def do_fold(self) -> None:
-        self._fold(False)
-
     def _fold(self, unfolded: bool) -> None:
         if self.focused is self.side.fields:
             self.side.fold(unfolded)
@@ -411,15 +415,6 @@ class PodwireApp(App[str], inherit_bindings=False):
             self.pages.zoom(unfolded)
 
     # -- narrowing -------------------------------------------------------------------------------------------------
-
-    def do_filter(self) -> None:
-        self._ask("filter", self.narrowing.filter)
-
-    def do_search(self) -> None:
-        self._ask("search", "")
-
-    def do_command(self) -> None:
-        self._ask("command", "")
 
     def _focus(self, pane: Widget) -> None:
         """Give a pane the keys at once: those that come next are its own, however fast they are typed."""
@@ -481,7 +476,7 @@ class PodwireApp(App[str], inherit_bindings=False):
     def _search_given(self, text: str) -> None:
         if text:
             self._search = Words().compile(text, self.rows)
-            self.do_again()
+            self._find_again(forward=True)
 
     def _number_given(self, text: str) -> None:
         if not text.isdecimal() or not 1 <= int(text) <= len(self.rows):
@@ -531,19 +526,19 @@ class PodwireApp(App[str], inherit_bindings=False):
             self.narrowing.by(by, words, question)
         self._narrow_again()
 
-    def do_in_flight(self) -> None:
+    def _only_in_flight(self) -> None:
         self._toggle(IN_FLIGHT, IN_FLIGHT, lambda row: self.rows.open_at(row, self.now_ns()))
         if IN_FLIGHT in self.narrowing:
             self._follow = False
             self._go(0)
 
-    def do_stream(self) -> None:
+    def _only_stream(self) -> None:
         row = self._row
         if row is not None:
             flow = self.rows.flow[row]
             self._toggle("stream", f"connection {flow}", lambda each: self.rows.flow[each] == flow)
 
-    def do_only_marked(self) -> None:
+    def _only_marked(self) -> None:
         if not self.view.marks and "marks" not in self.narrowing:
             self.say("nothing is marked (m marks)")
             return
@@ -569,23 +564,11 @@ class PodwireApp(App[str], inherit_bindings=False):
         elif not straight:
             self.say("round the end of what is shown")
 
-    def do_again(self) -> None:
-        self._find_again(forward=True)
-
-    def do_back_again(self) -> None:
-        self._find_again(forward=False)
-
     def _find_again(self, *, forward: bool) -> None:
         if self._search is None:
             self.say("nothing is looked for yet (ctrl+f)")
         else:
             self._find(self._search, forward=forward)
-
-    def do_next_error(self) -> None:
-        self._find_error(forward=True)
-
-    def do_previous_error(self) -> None:
-        self._find_error(forward=False)
 
     def _find_error(self, *, forward: bool) -> None:
         if self.pages.page == "story":
@@ -598,25 +581,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         if row is not None:
             self._find(lambda each: of(each) == of(row), forward=forward)
 
-    def do_next_of_stream(self) -> None:
-        self._find_same(self.rows.flow.__getitem__, forward=True)
-
-    def do_previous_of_stream(self) -> None:
-        self._find_same(self.rows.flow.__getitem__, forward=False)
-
-    def do_next_of_method(self) -> None:
-        self._find_same(self.rows.kind.__getitem__, forward=True)
-
-    def do_previous_of_method(self) -> None:
-        self._find_same(self.rows.kind.__getitem__, forward=False)
-
-    def do_next_of_pod(self) -> None:
-        self._find_same(self.rows.pod_of, forward=True)
-
-    def do_previous_of_pod(self) -> None:
-        self._find_same(self.rows.pod_of, forward=False)
-
-    def do_parent(self) -> None:
+    def _go_to_parent(self) -> None:
         row = self._row
         parent = 0 if row is None else self.rows.parent[row]
         if not parent:
@@ -636,31 +601,19 @@ class PodwireApp(App[str], inherit_bindings=False):
             self._narrow_again()
             self._go(self.view.position_of(row))
 
-    def do_mark(self) -> None:
+    def _mark(self) -> None:
         row = self._row
         if row is not None:
             self.view.marks ^= {row}
 
-    def do_next_mark(self) -> None:
-        self._find(lambda row: row in self.view.marks)
-
-    def do_follow(self) -> None:
-        self._follow = not self._follow
-
     # -- pages -----------------------------------------------------------------------------------------------------
 
-    def do_help(self) -> None:
-        self._toggle_page("help")
-
-    def do_numbers(self) -> None:
-        self._toggle_page("numbers")
-
-    def do_findings(self) -> None:
-        self._toggle_page("findings")
-
-    def do_session(self) -> None:
+    def _toggle_session(self) -> None:
         self.setup.behind.look()
         self._toggle_page("session")
+
+    def _toggle_follow(self) -> None:
+        self._follow = not self._follow
 
     def _toggle_page(self, name: str) -> None:
         if self.pages.page == name:
@@ -683,16 +636,13 @@ class PodwireApp(App[str], inherit_bindings=False):
         """What has the place of the list."""
         return self.pages if self.pages.page else self.calls
 
-    def do_pods(self) -> None:
+    def _toggle_pods(self) -> None:
         self.pods.display = not self.pods.display
         self._show_pods()
         self._focus(self.pods if self.pods.display else self._main)
 
     def _show_pods(self) -> None:
-        if self.pods.display:
-            note = "as they are at the end of the capture" if self.player is not None else ""
-            width = self.pods.size.width or self.size.width
-            self.pods.show(pod_lines(self.rows, self._chosen, width, note=note), head=2)
+        self.pods.draw("as they are at the end of the capture" if self.player is not None else "")
 
     def on_lines_resized(self, event: Lines.Resized) -> None:
         """Fit what is drawn to a width."""
@@ -707,8 +657,8 @@ class PodwireApp(App[str], inherit_bindings=False):
             self._go_to_row(target.row)
             self._show_detail(True)
         elif isinstance(target, Whom):
-            again = POD in self.narrowing and self._chosen == target.number
-            self._chosen = 0 if again else target.number
+            again = POD in self.narrowing and self.pods.chosen == target.number
+            self.pods.chosen = 0 if again else target.number
             if again:
                 self.narrowing.drop(POD)
             else:
@@ -716,12 +666,12 @@ class PodwireApp(App[str], inherit_bindings=False):
             self._narrow_again()
             self._show_pods()
 
-    def do_story(self) -> None:
+    def _toggle_story(self) -> None:
         if self.pages.page == "story":
             self._close_page()
             return
         target = self.pods.current.target if self.focused is self.pods and self.pods.current is not None else None
-        number = self._chosen
+        number = self.pods.chosen
         if isinstance(target, Whom):
             number = target.number
         elif not number and self._row is not None:
@@ -764,40 +714,34 @@ class PodwireApp(App[str], inherit_bindings=False):
         self.side.forget()
         self.side.refresh_call(self._row)
 
-    def do_detail(self) -> None:
-        self._show_detail(not self.side.display)
-
-    def do_zoom(self) -> None:
+    def _zoom(self) -> None:
         if not self.side.display:
-            self.do_open()
+            self._open()
         self._zoomed = not self._zoomed
         self._main.display = not self._zoomed
         self._focus(self.side.fields if self._zoomed else self._main)
 
-    def do_view(self) -> None:
-        self.side.next_tab()
-
-    def do_hex(self) -> None:
+    def _toggle_hex(self) -> None:
         if not self.side.display:
-            self.do_open()
+            self._open()
             self.side.show_hex(True)
         else:
             self.side.show_hex(not self.side.hexes.display)
 
     # -- times and order -------------------------------------------------------------------------------------------
 
-    def do_time(self) -> None:
+    def _change_times(self) -> None:
         shape = self.calls.shape
         shape.times = TIMES[(TIMES.index(shape.times) + 1) % len(TIMES)]
         self.say(f"times: {'of day' if shape.times == 'day' else f'since the {shape.times}'}")
 
-    def do_reference(self) -> None:
+    def _take_as_reference(self) -> None:
         row = self._row
         if row is not None:
             self.calls.shape.reference_ns = self.rows.start[row]
             self.calls.shape.times = "start"
 
-    def do_sort(self) -> None:
+    def _sort_by_next(self) -> None:
         if self.pages.page == "numbers":
             self.pages.next_sort()
             return
@@ -808,12 +752,12 @@ class PodwireApp(App[str], inherit_bindings=False):
         self.view.sort_by(name, reverse=name in ("duration", "size", "status"))
         self.say(f"ordered by {name}")
 
-    def do_reverse(self) -> None:
+    def _reverse(self) -> None:
         self.view.sort_by(self.view.sort, reverse=not self.view.reverse)
 
     def on_call_list_headed(self, event: CallList.Headed) -> None:
         if event.column == self.view.sort:
-            self.do_reverse()
+            self._reverse()
         elif event.column in ORDERS:
             self._sort(event.column)
         self._draw()
@@ -823,12 +767,6 @@ class PodwireApp(App[str], inherit_bindings=False):
         self._draw()
 
     # -- taking away -----------------------------------------------------------------------------------------------
-
-    def do_copy(self) -> None:
-        self._copy("value" if self.focused is self.side.fields else "json")
-
-    def do_copy_command(self) -> None:
-        self._copy("command")
 
     def _copy(self, what: str) -> None:
         try:
@@ -849,12 +787,9 @@ class PodwireApp(App[str], inherit_bindings=False):
         self.copy_to_clipboard(text)
         self.say(f"copied: {text[:200]}")
 
-    def do_save(self) -> None:
-        self._ask("save", "")
-
     # -- playing ---------------------------------------------------------------------------------------------------
 
-    def do_pause(self) -> None:
+    def _pause(self) -> None:
         if self.player is not None:
             self.player.playing = not self.player.playing
         elif self._held_at is None:
@@ -867,22 +802,10 @@ class PodwireApp(App[str], inherit_bindings=False):
             raise PodwireError("only in a replay (podwire replay FILE)")
         return self.player
 
-    def do_step(self) -> None:
-        self._step(forward=True)
-
-    def do_step_back(self) -> None:
-        self._step(forward=False)
-
     def _step(self, *, forward: bool) -> None:
         player = self._played()
         player.step(forward=forward)
         self._go_to_clock(player)
-
-    def do_faster(self) -> None:
-        self._played().set_speed(self._played().speed * 2)
-
-    def do_slower(self) -> None:
-        self._played().set_speed(self._played().speed / 2)
 
     # -- commands --------------------------------------------------------------------------------------------------
 
@@ -892,24 +815,12 @@ class PodwireApp(App[str], inherit_bindings=False):
             return
         if name not in keys.COMMANDS:
             raise PodwireError(f"no command {name!r} (there are: {', '.join(keys.COMMANDS)})")
-        getattr(self, f"_command_{name}")(rest.strip())
-
-    def _command_columns(self, rest: str) -> None:
-        chosen = []
-        for word in rest.split():
-            name, colon, width = word.partition(":")
-            if name not in COLUMNS or (colon and not (width.isdecimal() and 1 <= int(width) <= 200)):
-                raise PodwireError(f"{word}: NAME or NAME:WIDTH, of {', '.join(COLUMNS)}")
-            chosen.append((name, int(width) if colon else COLUMNS[name].width))
-        self.calls.shape.columns = chosen or None
+        self._commands[name](rest.strip())
 
     def _command_sort(self, rest: str) -> None:
         if rest not in ORDERS:
             raise PodwireError(f"sort by one of {', '.join(ORDERS)}")
         self._sort(rest)
-
-    def _command_save(self, rest: str) -> None:
-        self._save_given(rest)
 
     def _command_copy(self, rest: str) -> None:
         if rest not in ("value", "json", "command"):
@@ -924,26 +835,13 @@ class PodwireApp(App[str], inherit_bindings=False):
             self.player.clock_ns = moment
             self._go_to_clock(self.player)
 
-    def _command_speed(self, rest: str) -> None:
-        speed = parse_speed(rest)
-        self._played().set_speed(speed)
-
     def _command_detach(self, _: str) -> None:
         reason = self.setup.behind.detaching()
         if reason:
             raise PodwireError(reason)
         self._leave("detach")
 
-    def _command_keys(self, _: str) -> None:
-        self._toggle_page("help")
-
-    def _command_quit(self, _: str) -> None:
-        self._leave("leave")
-
     # -- going back ------------------------------------------------------------------------------------------------
-
-    def do_back(self) -> None:
-        self._go_back()
 
     def _go_back(self) -> bool:
         """Undo the last thing that was opened; whether there was one."""
@@ -954,23 +852,16 @@ class PodwireApp(App[str], inherit_bindings=False):
         elif self.side.display:
             self._show_detail(False)
         elif self.pods.display and self.focused is self.pods:
-            self.do_pods()
+            self._toggle_pods()
         elif self.narrowing.drop_last():
-            self._chosen = self._chosen if POD in self.narrowing else 0
+            self.pods.chosen = self.pods.chosen if POD in self.narrowing else 0
             self._narrow_again()
             self._show_pods()
         elif self.pods.display:
-            self.do_pods()
+            self._toggle_pods()
         else:
             return False
         return True
-
-    def do_quit(self) -> None:
-        if not self._go_back():
-            self._leave("leave")
-
-    def do_leave(self) -> None:
-        self._leave("leave")
 
     def _leave(self, how: str) -> None:
         self.narrowing.end_matching()

@@ -12,6 +12,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from protos.errors import PodwireError
 from tracer.output import look
 from tracer.output.units import SHORT_ID, Clock, duration, short_id, size
 from tracer.tui.paint import BAR, CURSOR, DIM, HEAD, MARK, PLAIN, SIGNS, Paint, Span, fit
@@ -56,6 +57,7 @@ COLUMNS = {
 }
 """All columns, in their order. The last two come when they are asked for. A narrow column `pod` has the id of what has
 no name."""
+MOST_WIDTH = 200
 FEWEST = 4
 """Columns that stay however narrow it is."""
 TIMES = ("day", "start", "before")
@@ -260,6 +262,17 @@ class CallList(ScrollView, can_focus=True, inherit_bindings=False):
             if event.x < at:
                 self.post_message(self.Headed(column.name))
                 return
+
+
+def parse_columns(text: str) -> list[tuple[str, int]] | None:
+    """Return the columns that words name, `NAME` or `NAME:WIDTH`; None: all as they were. Raises PodwireError."""
+    chosen = []
+    for word in text.split():
+        name, colon, width = word.partition(":")
+        if name not in COLUMNS or (colon and not (width.isdecimal() and 1 <= int(width) <= MOST_WIDTH)):
+            raise PodwireError(f"{word}: NAME or NAME:WIDTH, of {', '.join(COLUMNS)}")
+        chosen.append((name, int(width) if colon else COLUMNS[name].width))
+    return chosen or None
 
 
 def bar(length_ns: int) -> str:

@@ -13,7 +13,7 @@ class Key(NamedTuple):
     """One act."""
 
     id: str
-    """The method `do_ID` of the app does it."""
+    """What it does is in the app's table of acts, by this."""
     keys: tuple[str, ...]
     """As Textual names them."""
     text: str

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from tracer.output import look
 from tracer.output.units import duration, short_id
-from tracer.tui.lines import Line
-from tracer.tui.paint import BOLD, DIM, HEAD, MARK, NAME, PLAIN, SIGNS, Span, fit
+from tracer.tui.lines import Line, Lines
+from tracer.tui.paint import BOLD, DIM, HEAD, MARK, NAME, PLAIN, SIGNS, Paint, Span, fit
 from tracer.tui.rows import Rows, Whom
 
 STATE, START_UP, FAILED = 11, 9, 4
@@ -16,6 +16,21 @@ STATE, START_UP, FAILED = 11, 9, 4
 LEAST_NAME = 8
 MOST_FAILURES = 3
 """Failures shown of each pod or container; the line above has their number."""
+
+
+class PodList(Lines):
+    """The pane."""
+
+    def __init__(self, rows: Rows, paint: Paint, *, id: str) -> None:
+        super().__init__(paint, id=id)
+        self._rows = rows
+        self.chosen = 0
+        """The number of the pod or container that is narrowed to."""
+
+    def draw(self, note: str) -> None:
+        """Show what is known by now; `note` stands in place of the hint."""
+        if self.display:
+            self.show(pod_lines(self._rows, self.chosen, self.size.width or self.app.size.width, note=note), head=2)
 
 
 class OfCall(NamedTuple):

@@ -512,6 +512,14 @@ def test_every_key_has_a_test() -> None:
     assert set(PLAYS) == {key.id for key in KEYS}
 
 
+def test_the_tables_of_keys_and_commands_are_those_of_what_they_do() -> None:
+    async def look(screen: Screen) -> None:
+        assert set(screen.app._acts) == {key.id for key in KEYS}
+        assert set(screen.app._commands) == set(COMMANDS)
+
+    run(look)
+
+
 def test_no_two_acts_have_one_key() -> None:
     taken = [each for key in KEYS for each in key.keys]
     assert len(taken) == len(set(taken))
