@@ -17,6 +17,7 @@ says; packets and files are not known here.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final, NamedTuple, Protocol
 
 from dissectors import hpack_literals, http2, hvsock, nri_mux, ttrpc_frames
@@ -80,6 +81,10 @@ class Follower:
             return [Carried(_REQUEST, 1), Carried(_RESPONSE, 1)]
         return [Carried(direction, piece) for direction, piece, _ in self._waiting]
 
+    def open_streams(self) -> Collection[int]:
+        """The calls of a ttrpc connection that have no answer yet, by their streams; of others none is told."""
+        return self._inner.open_streams() if isinstance(self._inner, _Ttrpc) else ()
+
     def _choose(self, direction: Direction) -> None:
         """Find out by the first bytes what is spoken; a preface may come in pieces."""
         head = self._heads[direction]
@@ -130,6 +135,9 @@ class _Ttrpc:
 
     def lost(self, direction: Direction, count: int) -> None:
         self._readers[direction].lost(count)
+
+    def open_streams(self) -> Collection[int]:
+        return self._open.keys()
 
     def carried(self) -> list[Carried]:
         return [*self._open.values(), *(_rest(each, self._readers[each].unfinished()) for each in Direction)]

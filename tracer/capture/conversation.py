@@ -31,6 +31,7 @@ import os
 import struct
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from tracer import __version__
@@ -288,12 +289,19 @@ class CaptureWriter:
             interface.number, interface.received, interface.dropped = number, 0, 0
             self._describe(interface)
 
-    def carry(self, conn: int, time_ns: int, pieces: Sequence[tuple[int, bytes | int, int]]) -> None:
+    def carry(
+        self,
+        conn: int,
+        time_ns: int,
+        pieces: Sequence[tuple[int, bytes | int, int]],
+        comments: Mapping[int, bytes] = MappingProxyType({}),
+    ) -> None:
         """Begin a connection that was open before this file, so that its sequence numbers go on as they were.
 
         `pieces` is what its beginning consists of: direction, bytes or the size of a gap, and when the call began that
-        they are of (0: none).
+        they are of (0: none). `comments` is what to say beside the first piece of the calls that began at a time.
         """
+        left = dict(comments)
         talk = self.state.conversations[conn]
         ends = [(side.closed, side.reset, side.fin) for side in talk.sides]
         for direction, side in enumerate(talk.sides):
@@ -309,6 +317,8 @@ class CaptureWriter:
         self.shake_hands(talk, 1, time_ns, mark)
         for direction, piece, began_ns in pieces:
             comment = mark + b"\n" + _comment({"began_ns": began_ns}) if began_ns else mark
+            if began_ns in left:
+                comment += b"\n" + left.pop(began_ns)
             side = talk.sides[direction]
             if isinstance(piece, int):
                 side.end += piece
@@ -326,15 +336,25 @@ class CaptureWriter:
                 self._send(talk, direction, time_ns, (RST if reset else FIN) | ACK, side.end + 1, comment=mark)
                 side.closed, side.reset, side.fin = closed, reset, fin
 
-    def data(self, conn: int, direction: int, offset: int, time_ns: int, payload: memoryview | bytes) -> None:
-        """Write bytes of one direction, which stand at `offset` of its stream, in as many packets as it takes."""
+    def data(
+        self,
+        conn: int,
+        direction: int,
+        offset: int,
+        time_ns: int,
+        payload: memoryview | bytes,
+        comment: bytes = b"",
+    ) -> None:
+        """Write bytes of one direction, which stand at `offset` of its stream, in as many packets as it takes; the
+        first one has the comment."""
         length = len(payload)
         if not length:
             return
         if length > MAX_PAYLOAD:
             whole = memoryview(payload)
             for start in range(0, length, MAX_PAYLOAD):
-                self.data(conn, direction, offset + start, time_ns, whole[start : start + MAX_PAYLOAD])
+                self.data(conn, direction, offset + start, time_ns, whole[start : start + MAX_PAYLOAD], comment)
+                comment = b""
             return
         talk = self.state.conversations[conn]
         side = talk.sides[direction]
@@ -350,7 +370,7 @@ class CaptureWriter:
         if offset != side.end:
             self._gap(talk, direction, offset, time_ns)
         side.end = offset + length
-        self._send(talk, direction, time_ns, PSH | ACK, offset + 1, payload)
+        self._send(talk, direction, time_ns, PSH | ACK, offset + 1, payload, comment)
 
     def drop(self, conn: int, count: int) -> None:
         """Count `count` packets of this connection that are lost. A gap that nobody counted is counted as one."""

@@ -24,19 +24,22 @@ from tracer.cli.decode import (
     with_journal,
     with_progress,
 )
-from tracer.cli.reading import read_calls
+from tracer.cli.talk import say
 
 if TYPE_CHECKING:  # heavy: imported by run
     from protos.registry import Registry
     from tracer.calls import Call
     from tracer.capture.flows import Flow
     from tracer.export.select import Window
+    from tracer.export.survey import Survey
+    from tracer.story.place import Pod
 
 FORMS = {"pcapng": ".pcapng", "pcap": ".pcap", "text": ".txt", "json": ".jsonl", "har": ".har"}
 DESCRIPTION = """
 Write FILE, or a part of it, in another form: a capture (pcapng, pcap) of the connections and the time that are wanted,
-which stands alone, or their calls as text, JSON lines or a HAR document. With -Y a capture has the connections with
-calls that match, each from the start of the first such call to the end of the last: FILE is read twice then.
+which stands alone, or their calls as text, JSON lines or a HAR document. With -Y or --pod a capture has the connections
+with calls that match, each from the start of the first such call to the end of the last. A pcapng has comments that say
+which pod a call is about, and which call caused it; for these FILE is read twice.
 """
 
 
@@ -58,6 +61,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--until", metavar="TIME", type=_time, help="up to this time")
     add_filter_option(parser)
     add_journal_option(parser)
+    parser.add_argument(
+        "--pod",
+        metavar="POD",
+        help="calls of one pod alone, on all hops: name, namespace/name, uid, or the first characters of its id",
+    )
+    parser.add_argument(
+        "--redact", action="store_true", help="capture: mask its secrets as podwire redact does (text, JSON, HAR do)"
+    )
+    parser.add_argument(
+        "--no-comments", action="store_true", help="pcapng: leave out the comments, for which FILE is read twice"
+    )
     parser.add_argument("--utc", action="store_true", help="text: times in UTC, not local")
     parser.add_argument("-v", dest="verbose", action="count", default=0, help="text: the whole messages too")
     add_schema_options(parser)
@@ -78,12 +92,19 @@ def run(args: argparse.Namespace) -> int:
         raise PodwireError("FILE and OUT are the same file")
     if args.journal is not None:
         _check_journal(args, form)
+    captured = form in ("pcapng", "pcap")
+    if args.redact and not captured:
+        raise PodwireError(f"--redact is for captures; {form} is masked unless --show-secrets is given")
+    if args.file == "-" and (args.pod or (captured and args.filter is not None)):
+        raise PodwireError("FILE has to be read twice for that: it cannot be a pipe")
     registry = load_registry(args)
     with _opened(args.out) as target:
-        if form in ("pcapng", "pcap"):
-            broken = _capture(args, form, registry, target)
-        else:
+        if not captured:
             broken = _calls(args, form, registry, target)
+        elif args.redact:
+            broken = _redacted(args, form, registry, target)
+        else:
+            broken = _capture(args, form, registry, target)
         target.flush()
     if broken:
         raise PodwireError(f"{args.file}: {broken}")
@@ -94,10 +115,26 @@ def _check_journal(args: argparse.Namespace, form: str) -> None:
     """Refuse to leave out what was asked for."""
     if form in ("pcap", "har"):
         raise PodwireError(f"{form} has no place for lines of logs: --to pcapng, text or json")
-    if args.hop:
-        raise PodwireError("--journal goes without --hop: lines of logs are of no hop")
+    if args.hop or args.pod:
+        raise PodwireError("--journal goes without --hop and --pod: lines of logs are of no connection")
     if form != "pcapng" and (args.since is not None or args.until is not None):
         raise PodwireError("--journal goes with --since and --until into a capture alone: --to pcapng")
+
+
+def _redacted(args: argparse.Namespace, form: str, registry: Registry, target: BinaryIO) -> str:
+    """Write the part into a file that its owner alone can read, and that, masked, to its place."""
+    from tempfile import NamedTemporaryFile
+
+    from tracer.cli.redact import account_lines
+    from tracer.redact import redact
+
+    folder = None if args.out == "-" else os.path.dirname(args.out) or "."
+    with NamedTemporaryFile(prefix=".podwire-export-", dir=folder) as part:
+        broken = _capture(args, form, registry, cast("BinaryIO", part))
+        part.flush()
+        for line in account_lines(redact(part.name, target, registry)):
+            say(f"podwire: {line}")
+    return broken
 
 
 def _capture(args: argparse.Namespace, form: str, registry: Registry, target: BinaryIO) -> str:
@@ -107,11 +144,14 @@ def _capture(args: argparse.Namespace, form: str, registry: Registry, target: Bi
     from tracer.export.pcap import PcapWriter
     from tracer.export.select import Selection, Window
 
-    matching = None
-    if args.filter is not None:
-        if args.file == "-":
-            raise PodwireError("a capture of what matches needs FILE to be read twice: it cannot be a pipe")
-        matching = _matching(args, registry)
+    survey, matching = None, None
+    wants_comments = form == "pcapng" and not args.no_comments
+    if args.file == "-" and wants_comments:
+        say("podwire: a pipe is read once: there are no comments")
+    elif wants_comments or args.pod or args.filter is not None:
+        survey, pod = _survey(args, registry)
+        if args.pod or args.filter is not None:
+            matching = survey.windows(pod)
     span: Window | None = None
 
     def window(flow: Flow) -> Window | None:
@@ -131,33 +171,40 @@ def _capture(args: argparse.Namespace, form: str, registry: Registry, target: Bi
         chosen = args.hop or matching is not None
         return span is not None and not chosen and span.start_ns <= time_ns <= span.end_ns
 
-    comment = f"podwire export of {os.path.basename(args.file)}"
-    selection = Selection(CaptureWriter(write), comment, window, has_logs)
+    about = f"podwire export of {os.path.basename(args.file)}"
+    selection = Selection(CaptureWriter(write), about, window, has_logs, survey if wants_comments else None)
+    broken = ""
     with open_recorded(args.file) as capture, with_journal(args, args.file) as add_lines:
         for item in add_lines(with_progress(capture)):
-            if span is None and isinstance(item, Packet):
-                span = _span(args, item.time_ns)
-            selection.feed(item)
+            if isinstance(item, Packet):
+                if span is None:
+                    span = _span(args, item.time_ns)
+                selection.feed(item)
+            elif item.bundle is not None:
+                selection.bundle(item.bundle)
+            elif item.entry is not None:
+                selection.log(item.entry)
+            elif item.fatal:
+                broken = f"{item.text} (at byte {item.offset})"
+            else:
+                say(f"podwire: {args.file}: {item.text} (at byte {item.offset})")
     selection.finish()
-    return next((f"{each.text} (at byte {each.offset})" for each in selection.notices if each.fatal), "")
+    return broken
 
 
-def _matching(args: argparse.Namespace, registry: Registry) -> dict[int, Window]:
-    """Return, by the number of its connection, when there are calls that match."""
-    from tracer.export.select import FOREVER, Window
+def _survey(args: argparse.Namespace, registry: Registry) -> tuple[Survey, Pod | None]:
+    """Read FILE for what its calls are, and for the pod that was asked for."""
+    from tracer.cli.reading import read_placed
+    from tracer.export.masked import Masked
+    from tracer.export.survey import Survey
+    from tracer.output.story import choose
 
     filter = make_filter(args, registry)
-    assert filter is not None
-    found: dict[int, Window] = {}
-
-    def take(call: Call) -> None:
-        window = found.get(call.flow.id, Window(FOREVER, 0))
-        end_ns = FOREVER if call.end_ns is None else call.end_ns
-        found[call.flow.id] = Window(min(window.start_ns, call.start_ns), max(window.end_ns, end_ns))
-
-    read_calls(args.file, registry, filter.wants, take)
+    survey = Survey(None if filter is None else filter.wants, Masked(registry) if args.redact else None)
+    placed = read_placed(args.file, registry, survey.update)
+    survey.finish(placed.open_calls, placed.end_ns)
     say_errors(filter)
-    return found
+    return survey, choose(placed.correlator.pods, args.pod) if args.pod else None
 
 
 def _calls(args: argparse.Namespace, form: str, registry: Registry, target: BinaryIO) -> str:
@@ -166,7 +213,8 @@ def _calls(args: argparse.Namespace, form: str, registry: Registry, target: Bina
     from tracer.export.har import HarWriter
     from tracer.pipeline import Decoder
 
-    filter = make_filter(args, registry)
+    survey, pod = _survey(args, registry) if args.pod else (None, None)
+    filter = None if survey is not None else make_filter(args, registry)
     span: Window | None = None
 
     def wanted(call: Call, now_ns: int) -> bool:
@@ -174,6 +222,8 @@ def _calls(args: argparse.Namespace, form: str, registry: Registry, target: Bina
             return False
         if call.start_ns > span.end_ns or (call.end_ns or now_ns) < span.start_ns:
             return False
+        if survey is not None:
+            return survey.picks(call.number, pod)
         return filter is None or filter.wants(call, now_ns)
 
     def write(text: str) -> None:
@@ -182,7 +232,7 @@ def _calls(args: argparse.Namespace, form: str, registry: Registry, target: Bina
     har = HarWriter(write) if form == "har" else None
     args.json, args.messages = form != "text", False
     chosen: Callable[[Call, int], bool] | None = wanted
-    if filter is None and not args.hop and args.since is None and args.until is None:
+    if not (args.pod or args.hop) and args.filter is args.since is args.until is None:
         chosen = None  # then what is no call is there too
     stdout = cast("TextIO", _Written(write if har is None else har.take))
     printer = make_printer(args, stdout, registry, chosen)

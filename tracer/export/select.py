@@ -1,14 +1,17 @@
 """A part of a capture as a capture of its own: the connections that are wanted, in the time that is wanted.
 
-In: packets. Out: what a `CaptureWriter` writes. A connection that was open before its time begins as in a file of a
-ring (`capture.carry`): with what a reader needs to understand the rest. One pass, in memory bounded by what is open.
+In: packets and bundles. Out: what a `CaptureWriter` writes. A connection that was open before its time begins as in a
+file of a ring (`capture.carry`): with what a reader needs to understand the rest. One pass, in memory bounded by what
+is open. What is to be said of a call is a comment on the packet that tells of its beginning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from array import array
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, Protocol
 
+from tracer.capture.bundle import Bundle
 from tracer.capture.carry import Follower
 from tracer.capture.conversation import CaptureWriter
 from tracer.capture.flows import (
@@ -22,7 +25,8 @@ from tracer.capture.flows import (
     FlowOpened,
     FlowTable,
 )
-from tracer.capture.packets import HOP_PORTS, Notice, Packet
+from tracer.capture.journal import Entry
+from tracer.capture.packets import HOP_PORTS, Packet
 
 FOREVER = 1 << 63
 
@@ -34,10 +38,26 @@ class Window(NamedTuple):
     end_ns: int
 
 
+class Told(Protocol):
+    """What an earlier reading tells of calls (`survey`)."""
+
+    def begun(self, flow: int, time_ns: int) -> Iterable[int]:
+        """The calls that begin here, asked in the order of the capture."""
+        ...
+
+    def start_ns(self, row: int) -> int:
+        """When one of them began."""
+        ...
+
+    def comment(self, rows: Iterable[int]) -> bytes:
+        """What is to be said of calls."""
+        ...
+
+
 class _Connection:
     """What is known of one flow."""
 
-    __slots__ = ("closed", "ends", "follower", "new", "window", "written")
+    __slots__ = ("begun", "bundles", "closed", "ends", "follower", "new", "passed", "window", "written")
 
     def __init__(self, window: Window, new: bool) -> None:
         self.window = window
@@ -48,11 +68,17 @@ class _Connection:
         """None once it is written: then nobody has to know what came before."""
         self.written = False
         self.closed = [False, False]
+        self.passed = array("I")
+        """Calls that began before its time."""
+        self.begun: list[int] = []
+        """Calls of which its next packet tells."""
+        self.bundles: list[Bundle] = []
+        """Of open calls that began before its time."""
 
 
 class Selection:
     """Writes what is wanted. `window` says of each flow when, None: not at all; `has_logs`, whether lines of logs of a
-    time are."""
+    time are; `told` knows the calls."""
 
     def __init__(
         self,
@@ -60,31 +86,42 @@ class Selection:
         comment: str,
         window: Callable[[Flow], Window | None],
         has_logs: Callable[[int], bool] = lambda _time_ns: False,
+        told: Told | None = None,
     ) -> None:
         self._writer = writer
         self._comment = comment
         self._window = window
         self._has_logs = has_logs
+        self._told = told
         self._flows = FlowTable()
         self._connections: dict[Flow, _Connection] = {}
         self._sockets: dict[tuple[str, str], int] = {}
         self._started = False
         self._now_ns = 0
         self._written_ns = 0
-        self.notices: list[Notice] = []
 
-    def feed(self, item: Packet | Notice) -> None:
-        """Take what the capture gave next."""
-        if isinstance(item, Notice):
-            if item.entry is None:
-                self.notices.append(item)
-            elif (time_ns := item.entry.time_ns) is not None and self._has_logs(time_ns):
-                self._start(time_ns)
-                self._writer.log(item.entry.at(time_ns))
-            return
-        self._now_ns = max(self._now_ns, item.time_ns)
-        for event in self._flows.feed(item):
+    def feed(self, packet: Packet) -> None:
+        """Take the next packet."""
+        self._now_ns = max(self._now_ns, packet.time_ns)
+        for event in self._flows.feed(packet):
             self._take(event)
+
+    def bundle(self, bundle: Bundle) -> None:
+        """Take what stands behind the packet that named it: it goes where its call goes."""
+        for flow, connection in self._connections.items():
+            if flow.comment.get("connection") == bundle.connection:
+                named = bundle._replace(connection=flow.id)
+                if connection.follower is not None:
+                    streams = connection.follower.open_streams()
+                    connection.bundles = [*(each for each in connection.bundles if each.stream in streams), named]
+                elif self._now_ns <= connection.window.end_ns:
+                    self._writer.keep(named)
+
+    def log(self, entry: Entry) -> None:
+        """Take a line of a log."""
+        if (time_ns := entry.time_ns) is not None and self._has_logs(time_ns):
+            self._start(time_ns)
+            self._writer.log(entry.at(time_ns))
 
     def finish(self) -> None:
         """Write what begins and had no packet since, and the file's end."""
@@ -99,6 +136,10 @@ class Selection:
 
     def _take(self, event: FlowEvent) -> None:
         flow = event.flow
+        begun: Iterable[int] = ()
+        if self._told is not None:
+            when = event.began_ns or event.time_ns if isinstance(event, FlowCarried) else event.time_ns
+            begun = self._told.begun(flow.id, when)
         connection = self._connections.get(flow)
         if connection is None:
             if not isinstance(event, FlowOpened):
@@ -112,15 +153,18 @@ class Selection:
             return
         time_ns = event.time_ns
         if isinstance(event, FlowCarried):
+            connection.passed.extend(begun)
             self._carried(connection, event)
             return
         start_ns, end_ns = connection.window
         if time_ns < start_ns and not connection.written:
+            connection.passed.extend(begun)
             self._pass_over(connection, event)
         else:
             if not connection.written:  # also if it is quiet in its time: its calls are open
                 self._begin(flow, connection, min(time_ns, end_ns))
             if time_ns <= end_ns:
+                connection.begun += begun
                 self._write(flow, connection, event, time_ns)
         if isinstance(event, FlowClosed):
             connection.closed[event.direction] = True
@@ -162,7 +206,11 @@ class Selection:
         time_ns = self._written_ns = max(time_ns, self._written_ns)
         if isinstance(event, FlowData):
             at = connection.ends[event.direction]
-            self._writer.data(flow.id, event.direction, at, time_ns, event.data)
+            comment = b""
+            if connection.begun and self._told is not None:
+                comment = self._told.comment(connection.begun)
+                connection.begun.clear()
+            self._writer.data(flow.id, event.direction, at, time_ns, event.data, comment)
             connection.ends[event.direction] = at + len(event.data)
         elif isinstance(event, FlowGap):
             connection.ends[event.direction] += event.count
@@ -197,8 +245,28 @@ class Selection:
             self._writer.join(flow.id, interface, hop, client, server, about, connection.ends, connection.closed)
             assert connection.follower is not None
             pieces = connection.follower.carried()
-            self._writer.carry(flow.id, time_ns, [(int(each.direction), each.piece, each.began_ns) for each in pieces])
+            comments = self._comments(connection, {each.began_ns for each in pieces})
+            self._writer.carry(
+                flow.id, time_ns, [(int(each.direction), each.piece, each.began_ns) for each in pieces], comments
+            )
+            streams = connection.follower.open_streams()
+            for bundle in connection.bundles:
+                if bundle.stream in streams:
+                    self._writer.keep(bundle)
         connection.written, connection.follower = True, None
+        connection.bundles, connection.passed = [], array("I")
+
+    def _comments(self, connection: _Connection, times: set[int]) -> dict[int, bytes]:
+        """Return what is to be said of the calls that are carried over, by when they began."""
+        told = self._told
+        if told is None:
+            return {}
+        rows: dict[int, list[int]] = {}
+        for row in connection.passed:
+            if told.start_ns(row) in times:
+                rows.setdefault(told.start_ns(row), []).append(row)
+        comments = {start_ns: told.comment(each) for start_ns, each in rows.items()}
+        return {start_ns: comment for start_ns, comment in comments.items() if comment}
 
 
 def _about(end: Endpoint, comment: Mapping[str, object], which: str) -> dict[str, object]:
