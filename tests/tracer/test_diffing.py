@@ -156,7 +156,13 @@ class TestCommand:
 
     def test_a_pod_that_is_not_there_is_said(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["diff", self.POD, self.POD, "--pods", "a/b", "c/d"]) == 2
-        assert "no call tells of a pod a/b" in capsys.readouterr().err
+        assert f"{self.POD}: no pod is called a/b" in capsys.readouterr().err
+
+    def test_a_pod_is_called_as_a_story_has_it(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["diff", self.POD, self.POD, "--pods", "pod1", "9f57c2b6"]) == 0
+        assert capsys.readouterr() == ("", "podwire: no difference\n")
+        assert main(["diff", self.POD, self.POD, "--pods", "pod1", "9f5"]) == 2
+        assert "no pod is called 9f5" in capsys.readouterr().err
 
     def test_its_keys_are_documented(self, capsys: pytest.CaptureFixture[str]) -> None:
         section = DOC.read_text().split("## podwire diff --json")[1].split("\n## ")[0]

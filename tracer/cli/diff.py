@@ -39,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("before", metavar="A", help="a capture")
     parser.add_argument("after", metavar="B", help="another")
     parser.add_argument(
-        "--pods", nargs=2, metavar=("POD_A", "POD_B"), help="a pod of each: namespace/name, or the beginning of an id"
+        "--pods", nargs=2, metavar=("POD_A", "POD_B"), help="a pod of each: as `podwire story` takes it"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a difference (docs/json.md)")
     add_filter_option(parser)
@@ -78,15 +78,17 @@ def _side(path: str, registry: Registry, filter: Filter | None, pod: str) -> Sid
 
 
 def _ids(path: str, registry: Registry, pod: str) -> frozenset[str]:
-    """Return the ids of a pod's sandbox and containers. Raises PodwireError if there is no such pod."""
+    """Return the ids of a pod's sandbox and containers. Raises PodwireError unless just one is called so."""
+    from tracer.output.story import choose
+
     if path == "-":
         raise PodwireError("diff --pods reads its captures twice: it needs files")
     correlator = _whole(path, read_placed(path, registry)).correlator
-    found = [each for each in correlator.pods if each.label() == pod or (each.id and each.id.startswith(pod))]
-    if not found:
-        raise PodwireError(f"{path}: no call tells of a pod {pod}")
-    ids = {each.id for each in found}
-    ids |= {each.id for each in correlator.containers.values() if each.pod in found}
+    try:
+        found = choose(correlator.pods, pod)
+    except PodwireError as error:
+        raise PodwireError(f"{path}: {error}") from error
+    ids = {found.id} | {each.id for each in correlator.containers.values() if each.pod is found}
     return frozenset(ids - {""})
 
 
