@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tracer.cli.decode import add_output_options, load_registry, make_filter, make_printer, say_errors
 from tracer.cli.talk import say
 from tracer.cli.trace import Shown
+from tracer.cli.web import add_web_option, serve_until_told, session_words, take_port
 
 if TYPE_CHECKING:  # heavy: imported by run
     from tracer.capture.growing import GrowingCapture
@@ -37,6 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("session", nargs="?", metavar="SESSION", help="its number, as podwire status has it")
     parser.add_argument("--from-start", action="store_true", help="print the calls that have ended already, too")
     add_output_options(parser)
+    add_web_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,12 +46,17 @@ def run(args: argparse.Namespace) -> int:
     from tracer import sessions
     from tracer.capture.growing import open_growing
 
+    site = take_port(args)
     registry = load_registry(args)
     filter = make_filter(args, registry)
     alive = [each for each in sessions.read_sessions() if each.state != sessions.DEAD]
     if args.session is None:
         alive = [each for each in alive if each.recording]
     session = sessions.choose(alive, args.session)
+    if site is not None:
+        serve_until_told(site, session_words(args, session.pid, session.capture))
+        say(f"podwire {session.pid} goes on: podwire stop {session.pid} ends it")
+        return 0
     if wants_screen(args):
         from tracer.cli.open import show
         from tracer.tui.session import AttachedSession

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from protos.errors import PodwireError
 from tracer.cli.decode import add_filter_option, add_schema_options, load_registry, make_filter
+from tracer.cli.web import add_web_option, serve_until_told, shared_words, take_port
 
 if TYPE_CHECKING:  # heavy: imported by run
     from tracer.tui.session import Behind
@@ -32,6 +33,7 @@ def add_screen_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--utc", action="store_true", help="times in UTC, not local")
     add_filter_option(parser)
     add_schema_options(parser)
+    add_web_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,9 +47,14 @@ def show_file(args: argparse.Namespace, speed: float | None) -> int:
 
     if args.file == "-":
         raise PodwireError("a screen needs a file that can be read again (podwire decode - reads stdin)")
-    if not on_terminal():
+    site = take_port(args)
+    if site is None and not on_terminal():
         raise PodwireError(f"stdin and stdout have to be a terminal (podwire decode {args.file} prints the calls)")
     open_recorded(args.file).close()  # what is no capture is said before there is a screen
+    if site is not None:
+        played = ["open"] if speed is None else ["replay", f"--speed={speed}"]
+        serve_until_told(site, lambda: [*played, *shared_words(args), "--", args.file])
+        return 0
 
     from tracer.tui.session import NothingBehind
 
@@ -56,21 +63,34 @@ def show_file(args: argparse.Namespace, speed: float | None) -> int:
 
 
 def on_terminal() -> bool:
-    """Whether there is a screen to be had."""
-    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    """Whether there is a screen to be had: a terminal, or a page in a browser whose screen this process is."""
+    return in_browser() or (sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb")
+
+
+def in_browser() -> bool:
+    """Whether this process is the screen of a page (`--web` starts it so)."""
+    return os.environ.get("TEXTUAL_DRIVER", "").endswith(":WebDriver")
+
+
+def schema_words(args: argparse.Namespace) -> list[str]:
+    """What `add_schema_options` has taken, as words again."""
+    words = [f"--proto={path}" for path in args.proto]
+    words += [f"--descriptor-set={path}" for path in args.descriptor_set]
+    return [*words, "--show-secrets"] if args.show_secrets else words
 
 
 def show(args: argparse.Namespace, capture: str, behind: Behind, speed: float | None = None) -> str:
     """Show a capture until the screen is left; return how: `leave` or `detach`. Raises PodwireError."""
     from tracer.output.look import Look
+    from tracer.relay import system
     from tracer.tui.app import PodwireApp, Setup
     from tracer.tui.source import Child, ProcessSource
 
     registry = load_registry(args)
     make_filter(args, registry)  # what is wrong with it is said before there is a screen
-    options = [f"--proto={path}" for path in args.proto]
-    options += [f"--descriptor-set={path}" for path in args.descriptor_set]
-    options += ["--show-secrets"] if args.show_secrets else []
+    options = schema_words(args)
+    if in_browser():
+        system.end_with_parent()
 
     def match(text: str) -> Child:
         return Child("tracer.tui.matcher", [capture, f"--filter={text}", *options], follow=behind.growing)

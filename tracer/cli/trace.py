@@ -24,6 +24,7 @@ from tracer.cli.decode import (
     say_errors,
 )
 from tracer.cli.talk import confirmed, say
+from tracer.cli.web import add_web_option, serve_trace, take_port
 
 if TYPE_CHECKING:  # heavy: imported by run
     from tracer.calls import Update
@@ -116,6 +117,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--detach", action="store_true", help="go on recording in the background (podwire status, attach, stop)"
     )
     add_output_options(parser)
+    add_web_option(parser)
 
 
 def _stop(text: str) -> tuple[str, float]:
@@ -177,6 +179,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.detach:
         _check_detach(args)
+    if args.web is not None and (args.w == "-" or args.P or args.calls or args.detach):
+        raise PodwireError("--web shows the screen: it does not go with -w -, -P, --calls and --detach")
+    site = take_port(args)
     registry = load_registry(args)
     filter = make_filter(args, registry)
     targets = discover.check_access(discover.find_targets(args.socket, existing=args.existing))
@@ -197,7 +202,7 @@ def run(args: argparse.Namespace) -> int:
     limits, bundles = Limits(args.c, most, floor), not args.no_bundle
     options = Options(targets, limits, stops.get("duration", 0.0), args.force, ring, args.i, bundles)
     out = None if args.w == "-" and not args.P else (sys.stderr if args.w == "-" else sys.stdout)
-    screen = args.w != "-" and not args.detach and not args.calls and wants_screen(args)
+    screen = args.web is None and args.w != "-" and not args.detach and not args.calls and wants_screen(args)
     said: list[str] = []
 
     def tell(text: str) -> None:
@@ -226,7 +231,9 @@ def run(args: argparse.Namespace) -> int:
                 say(_how_to_go_on(live.session, capture))
                 return 0
             copy = None
-            if screen:
+            if site is not None:
+                serve_trace(args, site, live)
+            elif screen:
                 if _show(args, live, said, capture, bounded=not named or bool(args.b)):
                     detached = True
                     say(_how_to_go_on(live.session, capture))

@@ -22,6 +22,8 @@ CLONE_FILES = 0x400  # clone(2)
 _SYS_CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220, "loongarch64": 220}
 _SYS_PIDFD_GETFD = 438  # on every architecture
 
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
 RENAME_EXCHANGE = 2  # renameat2(2)
 
 IN_MODIFY, IN_ATTRIB, IN_MOVED_FROM, IN_MOVED_TO = 0x2, 0x4, 0x40, 0x80  # inotify(7)
@@ -77,6 +79,11 @@ def name_process(name: str) -> None:
     """Name this process in /proc/PID/comm, so that `ps` and `top` say which part of podwire it is."""
     with open("/proc/self/comm", "w", encoding="ascii") as comm:
         comm.write(name)
+
+
+def end_with_parent() -> None:
+    """Get SIGTERM when the process that started this one ends, however it ends (prctl(2), PR_SET_PDEATHSIG)."""
+    _checked(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0), "prctl")
 
 
 def clone_sharing_descriptors() -> int:

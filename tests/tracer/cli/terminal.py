@@ -41,7 +41,7 @@ class Terminal:
         """All that was written so far, without what moves the cursor."""
         while select.select([self._here], [], [], 0)[0]:
             self.raw += os.read(self._here, 65536)
-        return _ESCAPE.sub("", self.raw.decode("utf-8", "replace"))
+        return shown_text(self.raw)
 
     def wait_for(self, words: str, seconds: float = 20.0) -> None:
         """Wait until words were written."""
@@ -72,6 +72,11 @@ class Terminal:
             self.process.wait()
         os.close(self._here)
         os.close(self._there)
+
+
+def shown_text(raw: bytes) -> str:
+    """What was written, without what moves the cursor or sets colours."""
+    return _ESCAPE.sub("", raw.decode("utf-8", "replace"))
 
 
 def sockets(folder: Path, server: Path) -> tuple[str, ...]:
