@@ -213,12 +213,24 @@ class PodwireApp(App[str], inherit_bindings=False):
                 self.setup.source.end()
                 if self.narrowing.matches is not None:
                     self.narrowing.matches.end()
-            if self.pages.page in CHANGING:
-                self.pages.draw()
+            self._look_again()
         if self.setup.behind.left:
             self._leave("leave")
             return
         self._draw()
+
+    def _look_again(self) -> None:
+        """Make anew what is not cheap to draw, once a second."""
+        changes = not self.rows.complete or self.player is not None
+        if self.pages.page == "session" or (self.pages.page in CHANGING and changes):
+            self.pages.draw()
+        if self.rows.heard != self._heard:
+            self._heard = self.rows.heard
+            self._show_pods()
+        if self.rows.joined != self._joined:
+            self._joined = self.rows.joined
+            if POD in self.narrowing:
+                self._narrow_again()
 
     def _take(self) -> None:
         changed: list[int] = []
@@ -234,12 +246,6 @@ class PodwireApp(App[str], inherit_bindings=False):
             changed += matched
         self.view.now_ns = self.now_ns()
         self.view.changed(changed)
-        if self.rows.heard != self._heard:
-            self._heard = self.rows.heard
-            self._show_pods()
-            if POD in self.narrowing and self.rows.joined != self._joined:
-                self._narrow_again()
-            self._joined = self.rows.joined
 
     def _draw(self) -> None:
         pane = self.calls

@@ -166,6 +166,7 @@ class Detail:
         facts = [
             ("call", f"{call.number}: {escape(f'{call.service}/{call.method}')}"),
             ("connection", f"{flow.id}{channel}, stream {call.stream_id}, {call.protocol}"),
+            *loaded.about,
             ("socket", escape(flow.socket)),
             ("client", peer_text(flow.client)),
             ("server", peer_text(flow.server)),

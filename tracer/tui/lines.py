@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, overload
 
 from textual.events import Click
 from textual.geometry import Size
@@ -21,6 +21,26 @@ class Line(NamedTuple):
     spans: tuple[Span, ...]
     target: object = None
     """What `enter` on it leads to."""
+
+
+class Made(Sequence[Line]):
+    """Lines that are made as they are looked at: of thousands, some fit onto a screen."""
+
+    def __init__(self, head: list[Line], makers: Sequence[Callable[[], Line]]) -> None:
+        self._head, self._makers = head, makers
+
+    def __len__(self) -> int:
+        return len(self._head) + len(self._makers)
+
+    @overload
+    def __getitem__(self, at: int) -> Line: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Line]: ...
+    def __getitem__(self, at: int | slice) -> Line | list[Line]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        at = range(len(self))[at]
+        return self._head[at] if at < len(self._head) else self._makers[at - len(self._head)]()
 
 
 class Lines(ScrollView, can_focus=True, inherit_bindings=False):

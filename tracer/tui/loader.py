@@ -33,6 +33,8 @@ class Loaded:
     packets: list[tuple[int, int, bool, int]] = field(default_factory=list)
     """Packets of its connection from its start to its end: time, offset in the file, from the server, payload bytes."""
     more_packets: int = 0
+    about: list[tuple[str, str]] = field(default_factory=list)
+    """Whom the call is about, and which call caused it: names and texts, escaped."""
 
 
 def load(rows: Rows, row: int, state_of: Callable[[Place], bytes], stop: Callable[[], bool] = lambda: False) -> Loaded:
@@ -66,7 +68,7 @@ def load(rows: Rows, row: int, state_of: Callable[[Place], bytes], stop: Callabl
                         call = update.call
                         if update.kind == "opened" and call.stream_id == stream_id and call.start_ns == start_ns:
                             call.number = row + 1
-                            found = found or Loaded(call, path)
+                            found = found or Loaded(call, path, about=_about(rows, row))
                         if found is not None and update.kind == "ended" and call is found.call:
                             _note(found, item, from_server, piece)
                             return found
@@ -76,6 +78,19 @@ def load(rows: Rows, row: int, state_of: Callable[[Place], bytes], stop: Callabl
     if found is None:
         raise PodwireError("the capture does not have it any more")
     return found
+
+
+def _about(rows: Rows, row: int) -> list[tuple[str, str]]:
+    whom = rows.whoms[rows.whom[row]]
+    pod = rows.whoms[whom.pod]
+    facts = [("pod", f"{pod.name} {pod.id}")]
+    if whom.number != whom.pod:
+        facts.append(("container", f"{whom.name} {whom.id}"))
+    above = rows.parent[row] - 1
+    if above >= 0:
+        kind = rows.kinds[rows.kind[above]]
+        facts.append(("caused by", f"call {above + 1}: {kind.hop} {kind.name} (P goes there)"))
+    return [(name, text.strip()) for name, text in facts]
 
 
 def _note(found: Loaded, packet: Packet, from_server: bool, piece: object) -> None:

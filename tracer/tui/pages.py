@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tracer.output.escape import escape
 from tracer.tui import keys
@@ -49,7 +49,7 @@ class Pages(Lines):
 
     def draw(self, *, cursor: int | None = None) -> None:
         """Make the page anew; the cursor stays where it was unless told."""
-        makers: dict[str, Callable[[], list[Line]]] = {
+        makers: dict[str, Callable[[], Sequence[Line]]] = {
             "help": help_lines,
             "numbers": self._number_lines,
             "findings": lambda: finding_lines(self._rows),
@@ -57,10 +57,10 @@ class Pages(Lines):
             "story": self._story_lines,
         }
         lines = makers[self.page]()
-        if cursor is None and self.row is not None:  # a story's call stays under the cursor, whatever comes before it
-            at = OfCall(self.row)
-            cursor = next((number for number, line in enumerate(lines) if line.target == at), None)
+        row = self.row
         self.show(lines, cursor=cursor, head=HEADS.get(self.page, 0))
+        if cursor is None and row is not None:
+            self.go_to(row)  # it stays under the cursor, whatever comes before it
 
     @property
     def row(self) -> int | None:
@@ -70,21 +70,21 @@ class Pages(Lines):
 
     def go_to(self, row: int) -> bool:
         """Put the cursor on a call; whether the page has it."""
-        at = next((number for number, line in enumerate(self.lines) if line.target == OfCall(row)), None)
-        if at is not None:
-            self.move_to(at)
-        return at is not None
+        shown = [] if self.story is None else self.story.shown
+        if self.page != "story" or row not in shown:
+            return False
+        self.move_to(shown.index(row) + self.head)
+        return True
 
     def find(self, wanted: Question, *, forward: bool) -> bool | None:
         """Put the cursor on the next call that is wanted, going round; True: straight on, None: there is none."""
-        count, step = len(self.lines), 1 if forward else -1
-        for distance in range(1, count + 1):
-            at = (self.cursor + step * distance) % count
-            target = self.lines[at].target
-            if isinstance(target, OfCall) and wanted(target.row):
-                straight = (at > self.cursor) is forward or at == self.cursor
-                self.move_to(at)
-                return straight
+        shown, step = ([] if self.story is None else self.story.shown), 1 if forward else -1
+        cursor = self.cursor - self.head
+        for distance in range(1, len(shown) + 1):
+            at = (cursor + step * distance) % len(shown)
+            if wanted(shown[at]):
+                self.move_to(at + self.head)
+                return (at > cursor) is forward or at == cursor
         return None
 
     def next_sort(self) -> None:
@@ -99,7 +99,7 @@ class Pages(Lines):
             self.story.zoom = self.story.span(row, self._now_ns()) if into and row is not None else None
             self.draw()
 
-    def _story_lines(self) -> list[Line]:
+    def _story_lines(self) -> Sequence[Line]:
         view = self._view
         most = len(self._rows) if view.most is None else view.most
         return [] if self.story is None else self.story.lines(self._now_ns(), most, self.size.width or 80)

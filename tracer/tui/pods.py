@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from tracer.output import look
 from tracer.output.units import duration, short_id
-from tracer.tui.lines import Line, Lines
+from tracer.tui.lines import Line, Lines, Made
 from tracer.tui.paint import BOLD, DIM, HEAD, MARK, NAME, PLAIN, SIGNS, Paint, Span, fit
 from tracer.tui.rows import Rows, Whom
 
@@ -39,30 +40,47 @@ class OfCall(NamedTuple):
     row: int
 
 
-def pod_lines(rows: Rows, chosen: int, width: int, *, note: str = "") -> list[Line]:
+def pod_lines(rows: Rows, chosen: int, width: int, *, note: str = "") -> Sequence[Line]:
     """A line for each pod, with its containers and failures under it; `chosen`: the number of what is narrowed to."""
     under: dict[int, list[Whom]] = {}
     for each in rows.whoms[1:]:
         if each.number != each.pod and each.known and not each.sandbox:
             under.setdefault(each.pod, []).append(each)
-    lines: list[Line] = []
+    makers: list[Callable[[], Line]] = []
     for pod in rows.whoms[1:]:
         if pod.number == pod.pod and (pod.known or pod.number in under):
-            lines += _whole(pod, pod.name or f"(name not known) {short_id(pod.id)}", chosen, width)
-            for each in under.get(pod.number, ()):
-                lines += _whole(each, f"  {each.name or short_id(each.id)}", chosen, width)
+            for each in (pod, *under.get(pod.number, ())):
+                makers += _makers(each, chosen, width)
     if 0 in under:
-        lines.append(Line((("(pod not known)", DIM),)))
+        makers.append(lambda: Line((("(pod not known)", DIM),)))
         for each in under[0]:
-            lines += _whole(each, f"  {each.name or short_id(each.id)}", chosen, width)
-    if not lines:
+            makers += _makers(each, chosen, width)
+    if not makers:
         return [Line((("no pod yet", DIM),))]
     name = fit("pod, container", max(LEAST_NAME, width - STATE - START_UP - FAILED - 6))
     head = f"  {name} {'state':<{STATE}} {'start-up':>{START_UP}} {'fail':>{FAILED}}"
-    return [Line((((note or "enter: its calls, again: all; y: its story"), DIM),)), Line(((head, HEAD),)), *lines]
+    hint = note or "enter: its calls, again: all; y: its story"
+    return Made([Line(((hint, DIM),)), Line(((head, HEAD),))], makers)
 
 
-def _whole(whom: Whom, name: str, chosen: int, width: int) -> list[Line]:
+def _makers(whom: Whom, chosen: int, width: int) -> list[Callable[[], Line]]:
+    makers: list[Callable[[], Line]] = [partial(_line, whom, chosen, width)]
+    if whom.failures:  # of thousands, few have any
+        told = [(row, part) for row, text in whom.failures[:MOST_FAILURES] for part in text.split("\n")]
+        makers += [partial(_failure, row, part) for row, part in told]
+    return makers
+
+
+def _failure(row: int, text: str) -> Line:
+    return Line(((f"    {text}", SIGNS[look.FAILED]),), OfCall(row))
+
+
+def _line(whom: Whom, chosen: int, width: int) -> Line:
+    name = whom.name or short_id(whom.id)
+    if whom.number != whom.pod:
+        name = f"  {name}"
+    elif not whom.name:
+        name = f"(name not known) {name}"
     sign = look.FAILED if whom.failed or whom.state == "failed" else look.OK
     style = SIGNS.get(sign, PLAIN)
     room = max(LEAST_NAME, width - STATE - START_UP - FAILED - 6)
@@ -74,10 +92,7 @@ def _whole(whom: Whom, name: str, chosen: int, width: int) -> list[Line]:
         (f" {fit(whom.state or 'unknown', STATE)} {start_up:>{START_UP}} ", PLAIN),
         (fit(str(whom.failed) if whom.failed else "", FAILED, right=True), style),
     ]
-    lines = [Line(tuple(spans), whom)]
-    for row, text in whom.failures[:MOST_FAILURES]:
-        lines += [Line(((f"    {part}", style),), OfCall(row)) for part in text.split("\n")]
-    return lines
+    return Line(tuple(spans), whom)
 
 
 def about(rows: Rows, whom: Whom) -> tuple[str, Callable[[int], bool]]:

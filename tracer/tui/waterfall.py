@@ -5,13 +5,15 @@ In: rows of one pod. Out: lines for a page; what a line leads to is its call.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 from rich.style import Style
 
 from tracer.output import look
 from tracer.output.units import duration, short_id
-from tracer.tui.lines import Line
+from tracer.tui.lines import Line, Made
 from tracer.tui.paint import BAR, BOLD, DIM, HEAD, MARK, PLAIN, SIGNS, Span, fit
 from tracer.tui.pods import OfCall
 from tracer.tui.rows import OPEN, WAITS, Rows, Whom, code_name
@@ -36,6 +38,8 @@ class Waterfall:
     """Rows that are marked."""
     zoom: tuple[int, int] | None = None
     """Only this time is drawn, from and to; None: all of it."""
+    shown: list[int] = field(default_factory=list)
+    """Rows as they stand below the head."""
     more: int = 0
     """Calls that are not drawn."""
 
@@ -59,7 +63,7 @@ class Waterfall:
             left += [(each, depth + 1) for each in reversed(under.get(row, ()))]
         return ordered
 
-    def lines(self, now_ns: int, most: int, width: int) -> list[Line]:
+    def lines(self, now_ns: int, most: int, width: int) -> Sequence[Line]:
         """Title, axis, and a line for each call; times after `now_ns` are not told of."""
         rows, pod = self.rows, self.rows.whoms[self.pod.number]
         calls = self.calls(most)
@@ -67,6 +71,7 @@ class Waterfall:
         title = f"pod {name} sandbox {short_id(pod.id) or 'not known'}"
         state = f": {pod.state or 'state not known'}" if now_ns >= rows.now_ns else ""
         head = Line(((title, BOLD), (state, PLAIN), ("  enter: the call, right: zoom into it, left: back out", DIM)))
+        self.shown = [row for row, _ in calls]
         if not calls:
             return [head, Line((("no call of it yet", DIM),))]
         first = min(rows.start[row] for row, _ in calls)
@@ -75,12 +80,12 @@ class Waterfall:
         names = max(16, min(34, width // 4))
         before = 3 + 7 + names + 1 + (15 if width >= WHOM_FROM else 0) + (10 if width >= STATUS_FROM else 0) + 10
         lane = max(LEAST_LANE, width - before)
-        lines = [head, Line(((" " * before, PLAIN), (axis(begin - first, end - first, lane), HEAD)))]
-        for row, depth in calls:
-            lines.append(Line(tuple(self._spans(row, depth, names, width, (begin, end, lane), now_ns)), OfCall(row)))
+        heads = [head, Line(((" " * before, PLAIN), (axis(begin - first, end - first, lane), HEAD)))]
+        where = (begin, end, lane)
+        makers = [partial(self._line, row, depth, names, width, where, now_ns) for row, depth in calls]
         if self.more:
-            lines.append(Line(((f"… {self.more} more calls, later ones", DIM),)))
-        return lines
+            makers.append(partial(Line, ((f"… {self.more} more calls, later ones", DIM),)))
+        return Made(heads, makers)
 
     def span(self, row: int, now_ns: int) -> tuple[int, int]:
         """Start and end of a call."""
@@ -90,9 +95,7 @@ class Waterfall:
         rows = self.rows
         return max(rows.start[row], now_ns) if rows.open_at(row, now_ns) else rows.start[row] + rows.length[row]
 
-    def _spans(
-        self, row: int, depth: int, names: int, width: int, where: tuple[int, int, int], now_ns: int
-    ) -> list[Span]:
+    def _line(self, row: int, depth: int, names: int, width: int, where: tuple[int, int, int], now_ns: int) -> Line:
         rows = self.rows
         kind, is_open = rows.kinds[rows.kind[row]], rows.open_at(row, now_ns)
         sign = rows.sign(row, now_ns)
@@ -113,7 +116,8 @@ class Waterfall:
         if width >= STATUS_FROM:
             spans.append((fit(code_name(OPEN if is_open else rows.code[row]), 9) + " ", style))
         spans.append((f"{duration(stop - start):>9} ", PLAIN))
-        return [*spans, *bar(start, stop, where, *_look(sign, is_open, bool(rows.flags[row] & WAITS)))]
+        spans += bar(start, stop, where, *_look(sign, is_open, bool(rows.flags[row] & WAITS)))
+        return Line(tuple(spans), OfCall(row))
 
 
 def _look(sign: str, is_open: bool, waits: bool) -> tuple[Style, str]:

@@ -187,7 +187,11 @@ def test_a_parent_is_gone_to_also_when_it_is_not_among_what_is_shown() -> None:
         child = next(row for row in range(len(rows)) if rows.kinds[rows.kind[row]].method == "Create")
         await screen.press("slash")
         await screen.type('call.hop == "task"')
-        await screen.press("ctrl+g", *str(child + 1), "enter", "P")
+        await screen.press("ctrl+g", *str(child + 1), "enter", "enter", "v")
+        caused = f"call {rows.parent[child]}: cri RunPodSandbox"
+        assert caused in screen.text
+        assert "default/pod 1e34f4b2eac0" in screen.text
+        await screen.press("P")
         assert screen.row == rows.parent[child] - 1
         assert rows.kinds[rows.kind[screen.row or 0]].method == "RunPodSandbox"
         assert len(screen.app.view) == 104
