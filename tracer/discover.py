@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from protos.errors import PodwireError
@@ -42,8 +43,8 @@ def is_socket(path: str) -> bool:
         return False
 
 
-def find_targets(named: list[str], *, existing: bool) -> list[Target]:
-    """What to trace: the sockets that were named (`HOP=PATH`), or those of the runtimes that run here.
+def find_targets(named: list[str], *, existing: bool, hops: Collection[str] = HOPS) -> list[Target]:
+    """What to trace: the sockets that were named (`HOP=PATH`), or those of the runtimes that run here; of these hops.
 
     Raises PodwireError for a name that makes no sense, a socket that is not there, and where nothing is found.
     """
@@ -69,7 +70,10 @@ def find_targets(named: list[str], *, existing: bool) -> list[Target]:
     if not any(target.hop in FOLDER_HOPS for target in targets):
         targets.append(Target("task", SHIM_FOLDER, "", existing=existing, required=False))
         targets += [Target("agent", folder, "", existing=existing, required=False) for folder in VM_FOLDERS]
-    return [target._replace(existing=existing or bool(target.name)) for target in targets]
+    targets = [each._replace(existing=existing or bool(each.name)) for each in targets if each.hop in hops]
+    if not targets:
+        raise PodwireError(f"no socket of {' or '.join(hops)} found: --socket HOP=PATH names one")
+    return targets
 
 
 def _named(text: str) -> list[Target]:

@@ -39,6 +39,16 @@ def test_the_folders_of_shims_and_vms_are_traced_besides_a_named_socket(folder: 
     ]
 
 
+def test_of_all_that_is_found_the_wanted_hops_are_taken(folder: Path) -> None:
+    named = [f"cri={bound(folder / 'c.sock')}", f"events={bound(folder / 'e.sock')}"]
+    (task,) = discover.find_targets(named, existing=False, hops=("task",))
+    assert task == Target("task", discover.SHIM_FOLDER, "", False, False)
+    found = discover.find_targets(named, existing=False, hops=("events", "task"))
+    assert [each.hop for each in found] == ["events", "task"]
+    with pytest.raises(PodwireError, match="no socket of nri or other found"):
+        discover.find_targets(named, existing=False, hops=("nri", "other"))
+
+
 def test_a_named_folder_of_shims_or_vms_stands_for_all_usual_ones(folder: Path) -> None:
     assert discover.find_targets([f"task={folder}"], existing=False) == [Target("task", str(folder), "", False, True)]
     assert discover.find_targets([f"agent={folder}"], existing=True) == [

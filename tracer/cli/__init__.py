@@ -58,10 +58,12 @@ def main(argv: list[str] | None = None) -> int:
     if first not in COMMANDS:
         print(f"podwire: no command {first!r} (there are: {', '.join(COMMANDS)})", file=sys.stderr)
         return 2
-    return _run(first, words)
+    return run(first, words)
 
 
-def _run(command: str, words: list[str]) -> int:
+def run(command: str, words: list[str], **given: object) -> int:
+    """Run a command by its words (it is the first of them); `given` is what its `run` takes besides. Return the exit
+    status."""
     import argparse
 
     from protos.errors import PodwireError
@@ -75,7 +77,7 @@ def _run(command: str, words: list[str]) -> int:
             args.file = rest[0]  # argparse looks for an optional FILE in front of options alone (until Python 3.13)
         elif rest:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        status: int = module.run(args)
+        status: int = module.run(args, **given)
         sys.stdout.flush()
     except PodwireError as error:
         print(f"podwire: {error}", file=sys.stderr)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import select
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from io import FileIO
 from typing import TYPE_CHECKING, TextIO
 
 from protos.errors import PodwireError
+from protos.hops import HOPS
+from tracer.cli.copy_out import CopyOut, Stage
 from tracer.cli.decode import (
     Correlated,
     add_output_options,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # heavy: imported by run
     from tracer.calls import Update
     from tracer.capture.ring import Ring
     from tracer.capture.room import Floor
-    from tracer.live import Live
+    from tracer.live import Live, Say
     from tracer.pipeline import Decoder
     from tracer.relay.targets import Target
     from tracer.reopen import Old
@@ -96,6 +96,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="trace this socket (hops cri, events, nri, other), folder of shims' sockets (task), or folder of VMs or a "
         "socket (agent) instead of the usual ones",
     )
+    parser.add_argument("--hop", action="append", choices=HOPS, help="sockets of this hop alone (may be repeated)")
     parser.add_argument(
         "--no-bundle",
         action="store_true",
@@ -168,8 +169,14 @@ def make_ring(args: argparse.Namespace, capture: str) -> Ring | None:
     return Ring(capture, rotate.get("duration", 0.0), size, keep, most, stamp())
 
 
-def run(args: argparse.Namespace) -> int:
-    """Trace until told to stop; returns the exit status."""
+def run(
+    args: argparse.Namespace,
+    say: Say = say,
+    through: Stage | None = None,
+    tick: Callable[[Live], None] | None = None,
+) -> int:
+    """Trace until told to stop; returns the exit status. What it says goes to `say`, what `-w -` writes goes `through`,
+    and `tick` is called twice a second at least."""
     from tracer import discover
     from tracer.capture.recorder import Limits
     from tracer.capture.room import FOREGROUND, background
@@ -184,7 +191,8 @@ def run(args: argparse.Namespace) -> int:
     site = take_port(args)
     registry = load_registry(args)
     filter = make_filter(args, registry)
-    targets = discover.check_access(discover.find_targets(args.socket, existing=args.existing))
+    targets = discover.find_targets(args.socket, existing=args.existing, hops=args.hop or HOPS)
+    targets = discover.check_access(targets)
     if not args.force:
         targets, left_out = discover.without_those_a_pod_would_kill(targets)
         for target in left_out:
@@ -239,10 +247,10 @@ def run(args: argparse.Namespace) -> int:
                     say(_how_to_go_on(live.session, capture))
                     return 0
             else:
-                copy = CopyOut(ring, sys.stdout.fileno()) if args.w == "-" and ring is not None else None
+                copy = CopyOut(ring, sys.stdout.fileno(), through) if args.w == "-" and ring is not None else None
                 wanted = None if filter is None else filter.wants
                 shown = None if out is None else Shown(make_printer(args, out, registry, wanted), out, args.calls)
-                _follow(live, Decoder(), shown, copy)
+                _follow(live, Decoder(), shown, copy, tick)
                 say_errors(filter)
         if copy is not None:
             lost = copy.finish(_STDOUT_S)
@@ -253,10 +261,10 @@ def run(args: argparse.Namespace) -> int:
             for _, path in ring.list():
                 with suppress(FileNotFoundError):  # another trace that started meanwhile may have removed it
                     os.unlink(path)
-    return _ended(live)
+    return _ended(live, say)
 
 
-def _ended(live: Live) -> int:
+def _ended(live: Live, say: Say) -> int:
     """Say what is left of a trace; return its exit status. Raises PodwireError."""
     from tracer.sessions import draining_text
 
@@ -369,7 +377,9 @@ class Shown:
         self._out.flush()
 
 
-def _follow(live: Live, decoder: Decoder, shown: Shown | None, copy: CopyOut | None) -> None:
+def _follow(
+    live: Live, decoder: Decoder, shown: Shown | None, copy: CopyOut | None, tick: Callable[[Live], None] | None
+) -> None:
     """Read the capture as it grows, and show what it tells, until it is complete."""
     from tracer.live import HINT_S
 
@@ -377,6 +387,8 @@ def _follow(live: Live, decoder: Decoder, shown: Shown | None, copy: CopyOut | N
     for batch in live.packets():
         if copy is not None:
             copy.copy()
+        if tick is not None:
+            tick(live)
         if shown is None:
             continue
         for item in batch:
@@ -391,55 +403,6 @@ def _follow(live: Live, decoder: Decoder, shown: Shown | None, copy: CopyOut | N
             say("no call yet: `crictl pods`, or any other client of these sockets, makes one")
     if shown is not None:
         shown.finish(decoder)
-
-
-class CopyOut:
-    """Copies the files of a ring, one behind the other, to a descriptor that may be slow; never waits for it before the
-    end. pcapng takes several sections behind each other, so this is one capture."""
-
-    def __init__(self, ring: Ring, fd: int) -> None:
-        from tracer.capture.growing import Row
-
-        number, path = ring.list()[0]
-        self._row = Row(ring, number)
-        self._file = FileIO(path)  # closed in `finish`
-        self._fd = fd
-        self._rest = b""
-        os.set_blocking(fd, False)
-
-    def copy(self) -> bool:
-        """Pass on what can be passed on; whether everything there is has gone."""
-        self._row.look()
-        while True:
-            self._rest = self._rest or self._file.read(1 << 16)
-            if not self._rest and not self._next():
-                return True
-            try:
-                self._rest = self._rest[os.write(self._fd, self._rest) :]
-            except BlockingIOError:
-                return False
-
-    def _next(self) -> bool:
-        """Go on with the next file, if this one has no more."""
-        following = self._row.open_next(FileIO)
-        if following is None:
-            return False
-        self._rest = self._file.read()  # what came between that look and the end of the file
-        self._file.close()
-        self._file = following
-        return True
-
-    def finish(self, seconds: float) -> int:
-        """Wait so long at most for the reader; returns the bytes that it has not taken."""
-        until = time.monotonic() + seconds
-        try:
-            while not self.copy() and time.monotonic() < until:
-                select.select([], [self._fd], [], 0.05)
-            here = len(self._rest) + os.fstat(self._file.fileno()).st_size - self._file.tell()
-            return here + self._row.look() + self._row.lost
-        finally:
-            os.set_blocking(self._fd, True)
-            self._file.close()
 
 
 def _folders(targets: list[Target]) -> Iterator[str]:

@@ -120,8 +120,22 @@ class Selection:
     def log(self, entry: Entry) -> None:
         """Take a line of a log."""
         if (time_ns := entry.time_ns) is not None and self._has_logs(time_ns):
-            self._start(time_ns)
+            self.start(time_ns)
             self._writer.log(entry.at(time_ns))
+
+    def start(self, time_ns: int) -> None:
+        """Write the file's beginning, if it is not there yet."""
+        if not self._started:
+            self._started = True
+            self._writer.start(time_ns, self._comment)
+
+    def want(self, flow_id: int, start_ns: int) -> None:
+        """Let a flow that is open be wanted from a time on; if that has passed, it begins now."""
+        for flow, connection in self._connections.items():
+            if flow.id == flow_id and not connection.written:
+                connection.window = Window(start_ns, FOREVER)
+                if start_ns <= self._now_ns:
+                    self._begin(flow, connection, self._now_ns)
 
     def finish(self) -> None:
         """Write what begins and had no packet since, and the file's end."""
@@ -131,7 +145,7 @@ class Selection:
             window = connection.window
             if not connection.written and window.start_ns <= self._now_ns:
                 self._begin(flow, connection, window.start_ns)
-        self._start(self._now_ns)
+        self.start(self._now_ns)
         self._writer.finish(max(self._written_ns, min(self._now_ns, FOREVER)))
 
     def _take(self, event: FlowEvent) -> None:
@@ -218,15 +232,10 @@ class Selection:
             at = connection.ends[event.direction]
             self._writer.close(flow.id, event.direction, at, time_ns, event.reset)
 
-    def _start(self, time_ns: int) -> None:
-        if not self._started:
-            self._started = True
-            self._writer.start(time_ns, self._comment)
-
     def _begin(self, flow: Flow, connection: _Connection, time_ns: int) -> None:
         """Write the beginning of a connection: its handshake, or what it had said before."""
         time_ns = self._written_ns = max(time_ns, self._written_ns)
-        self._start(time_ns)
+        self.start(time_ns)
         hop = flow.hop if flow.hop in HOP_PORTS else "other"
         name = flow.socket or f"{flow.server.address}:{flow.server.port}"
         interface = self._sockets.get((hop, name))
