@@ -101,6 +101,8 @@ def test_what_comes_through_the_control_pipe_by_mistake_is_said_and_the_capture_
         with client(folder / "cri.sock") as call:
             call("Version", version="onwards")
         extcap.wait_for(lambda: b"onwards" in extcap.capture)
+        extcap.wait_for(lambda: "1 in all" in extcap.texts(STATE, Command.SET))
+        assert "podwire status" not in extcap.texts(LOG, Command.ADD)
 
 
 def test_it_ends_when_nobody_reads_any_more_although_nothing_happens(folder: Path, tmp_path: Path) -> None:
