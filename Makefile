@@ -2,9 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-BUILT_FROM := pyproject.toml hatch_build.py $(shell find protos/schemas -name '*.proto')
+BUILT_FROM := pyproject.toml hatch_build.py tracer/cli/manual.py $(shell find protos/schemas -name '*.proto')
 
-.PHONY: help demo test lint format verify bench fuzz clean
+.PHONY: help demo man test lint format verify bench fuzz clean
 
 help:    ## this text
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ $(VENV)/.dev: $(BUILT_FROM)
 
 demo: $(VENV)/.demo    ## trace a bundled stand-in runtime, live
 	$(BIN)/podwire demo
+
+man: $(VENV)/.demo    ## the manual page, as it is built into the wheel
+	@$(BIN)/python -m tracer.cli.manual | man -l -
 
 test: lint    ## lint, then every test; those that need root, containerd or tshark say so when they are skipped
 	$(BIN)/python -m pytest -q

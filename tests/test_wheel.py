@@ -77,6 +77,15 @@ def test_the_wheel_holds_schemas_and_descriptors_and_no_generated_code(wheel: Pa
     assert not [name for name in names if name.startswith(("tests/", "captures/")) or name == "protos/generate.py"]
 
 
+def test_its_manual_page_is_where_man_looks(python: Path, tmp_path: Path) -> None:
+    folder = python.parents[1] / "share" / "man"
+    assert (folder / "man1" / "podwire.1").read_text().startswith('.\\" Made by')
+    if shutil.which("man") is None:
+        pytest.skip("needs man")
+    shown = run("man", "-M", folder, "podwire", cwd=tmp_path)
+    assert "podwire stuck" in shown
+
+
 def test_the_registry_loads_from_another_folder(python: Path, tmp_path: Path) -> None:
     script = (
         "import protos.registry as r; registry = r.Registry.bundled(); "
