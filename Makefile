@@ -45,6 +45,7 @@ bench: $(VENV)/.dev    ## ratios to a peer, each kind in one run
 	$(BIN)/python -m tests.bench decode
 	$(BIN)/python -m tests.bench relay
 	$(BIN)/python -m tests.bench tui
+	$(BIN)/python -m tests.bench large
 
 fuzz: $(VENV)/.dev    ## a minute of mutated connections through the dissectors, 10,000 through the Lua one
 	$(BIN)/python -m tests.fuzz.fuzz 60

@@ -1,12 +1,12 @@
-"""`python -m tests.bench [answers|decode|relay|tui]`: each prints ratios to a peer that is measured in the same run."""
+"""`python -m tests.bench [answers|decode|large|relay|tui]`: each prints ratios to a peer measured in the same run."""
 
 from __future__ import annotations
 
 import sys
 
-from tests.bench import answers, decode, relay, tui
+from tests.bench import answers, decode, large, relay, tui
 
-BENCHES = {"answers": answers.main, "decode": decode.main, "relay": relay.main, "tui": tui.main}
+BENCHES = {"answers": answers.main, "decode": decode.main, "large": large.main, "relay": relay.main, "tui": tui.main}
 
 
 def main() -> None:

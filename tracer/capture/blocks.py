@@ -99,14 +99,13 @@ def block_layout(order: ByteOrder) -> Any:  # noqa: ANN401  (construct is untype
 
 
 _BODIES = {order: body_layouts(order) for order in get_args(ByteOrder)}
-_BLOCKS = {order: block_layout(order) for order in get_args(ByteOrder)}
 
 
 def build_block(block_type: int, body: Mapping[str, object], order: ByteOrder = "little") -> bytes:
     """Return one block. `options`, and a Name Resolution Block's `records`, are lists made by `items`."""
-    length = 12 + len(_BODIES[order][block_type].build(body))
-    built: bytes = _BLOCKS[order].build({"type": block_type, "length": length, "body": body})
-    return built
+    built: bytes = _BODIES[order][block_type].build(body)
+    length = (12 + len(built)).to_bytes(4, order)
+    return block_type.to_bytes(4, order) + length + built + length  # as `block_layout` has it, in half the time
 
 
 def items(*pairs: Item) -> list[dict[str, object]]:

@@ -102,9 +102,14 @@ class Selection:
 
     def feed(self, packet: Packet) -> None:
         """Take the next packet."""
-        self._now_ns = max(self._now_ns, packet.time_ns)
-        for event in self._flows.feed(packet):
-            self._take(event)
+        if packet.time_ns > self._now_ns:
+            self._now_ns = packet.time_ns
+        data = self._flows.steady(packet)
+        if data is None:
+            for event in self._flows.feed_other(packet):
+                self._take(event)
+        elif data.data:
+            self._take(data)
 
     def bundle(self, bundle: Bundle) -> None:
         """Take what stands behind the packet that named it: it goes where its call goes."""
