@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import socket
-import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +24,7 @@ from tracer.capture.monitor import Monitor, open_monitor
 from tracer.capture.packets import Notice, Packet
 from tracer.capture.recorder import Limits, Recorder
 from tracer.capture.ring import Ring
+from tracer.files import create_output
 from tracer.relay import system
 from tracer.relay.held import locked, make_runtime_folder, runtime_folder
 from tracer.relay.relay import Plan
@@ -108,7 +108,7 @@ class Live:
             spool.remove_forgotten()
             discover.refuse_second_tracer(self.options.targets)
             packets = open_monitor(self.options.monitor) if self.options.monitor else None
-            fd = create_capture(first)
+            fd = create_output(first, name=f"-w {first}")
             keep = [fd] if packets is None else [fd, packets.fileno()]
 
             def record(shared: Shared, link: socket.socket) -> None:
@@ -351,21 +351,6 @@ def _told(older: discover.Older) -> str:
         names = (f"{each.label}, pid {each.pid}: {discover.how_to_reopen(each)}" for each in older.clients)
         text += f" ({'; '.join(names)})"
     return text
-
-
-def create_capture(path: str) -> int:
-    """A new, empty file of mode 0600, for writing; what was there is replaced. Raises PodwireError."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        reason = "is a symbolic link, which is not followed" if os.path.islink(path) else error.strerror
-        raise PodwireError(f"-w {path}: {reason}") from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise PodwireError(f"-w {path}: is no regular file (-w - writes the capture to stdout)")
-    os.fchmod(fd, 0o600)
-    os.ftruncate(fd, 0)
-    return fd
 
 
 def spool_folder() -> str:

@@ -25,6 +25,7 @@ from tracer.cli.decode import (
     with_progress,
 )
 from tracer.cli.talk import say
+from tracer.files import create_output
 
 if TYPE_CHECKING:  # heavy: imported by run
     from protos.registry import Registry
@@ -274,13 +275,8 @@ def _opened(path: str) -> Iterator[BinaryIO]:
             raise PodwireError("a terminal is no place for a capture: -o FILE, or a pipe")
         yield sys.stdout.buffer
         return
-    try:
-        with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as target:
-            yield target
-    except OSError as error:
-        if error.filename != path:
-            raise
-        raise PodwireError(f"{path}: cannot be written: {(error.strerror or '').lower()}") from error
+    with open(create_output(path), "wb") as target:
+        yield target
 
 
 def _time(text: str) -> float | datetime:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from protos.errors import PodwireError
 from tracer.cli.decode import add_registry_options, load_registry
+from tracer.files import check_output, create_output
 from tracer.output.units import counted
 
 if TYPE_CHECKING:  # heavy: imported by run
@@ -41,10 +42,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         if os.path.exists(args.target) and os.path.samefile(args.source, args.target):
             raise PodwireError("IN and OUT are the same file")
+        check_output(args.target)
         registry = load_registry(args)
         try:
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-            with open(descriptor, "wb") as target:
+            with open(create_output(partial), "wb") as target:
                 account = redact(args.source, target, registry)
             os.replace(partial, args.target)
         except BaseException:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from protos.errors import PodwireError
 from tracer.cli.decode import add_filter_option, add_schema_options, load_registry, make_filter, say_errors
 from tracer.cli.reading import read_calls, running_capture
 from tracer.cli.talk import say
+from tracer.files import create_output
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -72,9 +72,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(path: str, content: str) -> None:
-    """Write a file that its owner alone can read: it holds command lines. Raises PodwireError."""
+    """Write a file. Raises PodwireError."""
     try:
-        with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        with open(create_output(path), "w", encoding="utf-8") as file:
             file.write(content)
     except OSError as error:
         raise PodwireError(f"{path}: {error.strerror}") from error

@@ -11,6 +11,7 @@ from protos.errors import PodwireError
 from protos.registry import Registry
 from tracer.calls import CallUpdate
 from tracer.capture.growing import open_recorded
+from tracer.files import create_output
 from tracer.output.jsonlines import JsonPrinter
 from tracer.output.units import counted
 from tracer.pipeline import Decoder
@@ -31,11 +32,7 @@ def save(
         raise PodwireError(f"{path}: its name has to end in .json, .txt or .pcapng, which says what it shall be")
     if form == ".pcapng" and len(shown) != total:
         raise PodwireError("a part of a capture cannot be saved as one: .json or .txt, or take the filter away first")
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise PodwireError(f"{path}: {error.strerror}") from error
-    with open(descriptor, "wb") as out:
+    with open(create_output(path, replace=False), "wb") as out:
         if form == ".txt":
             out.writelines(f"{line(row).rstrip()}\n".encode() for row in shown)
         elif form == ".pcapng":

@@ -228,8 +228,11 @@ def test_without_comments_there_are_none(tmp_path: Path) -> None:
         (("--to", "json", "--redact"), "--redact is for captures"),
     ],
 )
-def test_a_mistake_is_one_line(words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", str(POD), "-o", "/dev/null", *(words if "--to" in words else (*words, "--to", "pcap"))]) == 2
+def test_a_mistake_is_one_line(
+    words: tuple[str, ...], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "x")
+    assert main(["export", str(POD), "-o", out, *(words if "--to" in words else (*words, "--to", "pcap"))]) == 2
     error = capsys.readouterr().err
     assert says in error
     assert error.count("\n") == 1
