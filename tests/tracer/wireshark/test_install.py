@@ -19,16 +19,16 @@ from tracer.wireshark.folders import Folders, read_folders
 from tracer.wireshark.install import install, is_installed, uninstall
 
 OF_4_0 = """Temp:                \t/tmp
-Personal configuration:\t/root/.config/wireshark
-Personal Plugins:    \t/root/.local/lib/wireshark/plugins/4.0
-Personal Lua Plugins:\t/root/.local/lib/wireshark/plugins
+Personal configuration:\t/home/user/.config/wireshark
+Personal Plugins:    \t/home/user/.local/lib/wireshark/plugins/4.0
+Personal Lua Plugins:\t/home/user/.local/lib/wireshark/plugins
 Extcap path:         \t/usr/lib/x86_64-linux-gnu/wireshark/extcap
 MaxMind database path:\t/usr/share/GeoIP
 """
-OF_4_4 = """Personal configuration:\t/home/x/.config/wireshark
-Personal Plugins:    \t/home/x/.local/lib/wireshark/plugins/4-4
-Personal Lua Plugins:\t/home/x/.local/lib/wireshark/plugins
-Personal Extcap path:\t/home/x/.local/lib/wireshark/extcap
+OF_4_4 = """Personal configuration:\t/home/user/.config/wireshark
+Personal Plugins:    \t/home/user/.local/lib/wireshark/plugins/4-4
+Personal Lua Plugins:\t/home/user/.local/lib/wireshark/plugins
+Personal Extcap path:\t/home/user/.local/lib/wireshark/extcap
 Global Extcap path:  \t/usr/lib/wireshark/extcap
 """
 
@@ -62,13 +62,17 @@ def tshark(*words: str | Path) -> list[str]:
 
 
 def test_folders_are_where_each_version_says() -> None:
-    lua = Path("/root/.local/lib/wireshark/plugins")
+    lua = Path("/home/user/.local/lib/wireshark/plugins")
     old = read_folders(OF_4_0)
     assert old == Folders(
-        Path("/root/.config/wireshark"), lua, lua.parent / "extcap", False, "/usr/lib/x86_64-linux-gnu/wireshark/extcap"
+        Path("/home/user/.config/wireshark"),
+        lua,
+        lua.parent / "extcap",
+        False,
+        "/usr/lib/x86_64-linux-gnu/wireshark/extcap",
     )
     new = read_folders(OF_4_4)
-    assert new.extcap == Path("/home/x/.local/lib/wireshark/extcap")
+    assert new.extcap == Path("/home/user/.local/lib/wireshark/extcap")
     assert new.extcap_is_searched
 
 
