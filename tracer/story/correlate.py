@@ -13,6 +13,7 @@ from dissectors.events import Direction
 from protos.registry import Registry
 from tracer.calls import Call, CallUpdate, Message, Update
 from tracer.logs import Logged
+from tracer.relay.targets import vm_of
 from tracer.story import lives
 from tracer.story.causes import AFTER_EXIT, CAUSING, ENDS, EVENT_OF, PARENTS
 from tracer.story.identity import Reader, Said
@@ -23,8 +24,6 @@ from tracer.waiting import meant_to_wait
 MAX_MESSAGE = 1000
 """Characters of a status message kept."""
 _CRI = "runtime.v1"
-_VM = re.compile(r"/(?:vm|firecracker|kata)/([^/]+)/")
-"""Where the sandbox's id stands in the path of an agent's socket."""
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -112,9 +111,9 @@ class Correlator:
         if call.hop == "task" and container is not None and call.flow.socket:
             self._on_shim(container, call.flow.socket)
         elif call.hop == "agent" and place.pod is None:
-            found = _VM.search(call.flow.socket)
-            if found is not None:
-                place.own_pod = self._pod(found[1])
+            vm = vm_of(call.flow.socket)
+            if vm:
+                place.own_pod = self._pod(vm)
         if place.topic:
             self._event(place, said)
         else:
