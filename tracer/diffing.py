@@ -9,11 +9,12 @@ many fields of a method, so many values of a field.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from dissectors.masking import Masker
 from dissectors.render import Renderer
 from protos.hops import hop_order
 from protos.registry import Registry
@@ -86,8 +87,8 @@ class Side:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._plain = Renderer(registry, show_secrets=True)
-        self._masked = Renderer(registry)
+        self._render = Renderer(registry, show_secrets=True).to_json
+        self._mask = Masker(registry).mask
         self._statistics = Statistics(registry)
         self.fields: dict[_Method, _Fields] = {}
 
@@ -104,18 +105,25 @@ class Side:
         method = self._registry.method(call.service, call.method)
         if request is None or request.payload is None or method is None:
             return
-        self.add_document(
-            (call.hop, _SAME.get(call.service, call.service), call.method),
-            self._plain.to_json(method.input_type, request.payload),
-            self._masked.to_json(method.input_type, request.payload),
-        )
+        plain = shown = self._render(method.input_type, request.payload)
+        hidden = self._mask(method.input_type, request.payload)
+        if hidden != request.payload:
+            shown = self._render(method.input_type, hidden)
+        self.add_document((call.hop, _SAME.get(call.service, call.service), call.method), plain, shown)
 
     def add_document(self, of: _Method, plain: Any, masked: Any) -> None:  # noqa: ANN401 # JSON
         """Take a rendered message, or another JSON document, as it is and as it is shown."""
         fields = self.fields.setdefault(of, _Fields())
-        shown = dict(_flat(masked, ""))
+        if masked is plain:
+            for path, value in _flat(plain, ""):
+                fields.add(path, value, value)
+            return
+        shown: dict[str, deque[str]] = {}
+        for path, value in _flat(masked, ""):
+            shown.setdefault(path, deque()).append(value)
         for path, value in _flat(plain, ""):
-            fields.add(path, value, shown.get(path, "*" * len(value)))
+            left = shown.get(path)
+            fields.add(path, value, left.popleft() if left else "*" * len(value))
 
     def figures(self) -> dict[_Method, Figures]:
         """The figures of each method."""

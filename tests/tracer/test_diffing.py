@@ -128,6 +128,17 @@ def test_documents_beside_the_calls_are_compared_too() -> None:
     ]
 
 
+def test_each_entry_of_a_list_is_shown_as_itself() -> None:
+    """The last one stood there for all."""
+    one, other = Side(REGISTRY), Side(REGISTRY)
+    of = ("bundle", "OCI", "config.json")
+    for side, words in ((one, ["sh", "-c"]), (other, ["ls", "-l"])):
+        plain, masked = ({"args": words, "env": [f"KEY={secret}"]} for secret in ("hunter2", "*******"))
+        side.add_document(of, plain, masked)
+    one.add_document(of, document := {"args": ["env"]}, document)
+    assert list(differences(one, other)) == [Difference("field", *of, "args[]", ("sh", "-c", "env"), ("ls", "-l"))]
+
+
 class TestCommand:
     POD = str(CAPTURES / "ctrd2-pod.pcapng.gz")
     OLD = str(CAPTURES / "ctrd16-pod.pcapng.gz")
