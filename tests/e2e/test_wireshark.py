@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -129,6 +130,28 @@ def test_tshark_shows_the_calls_of_a_pod_as_they_happen_and_gives_the_paths_back
     decoded = subprocess.run([*PODWIRE, "decode", kept], capture_output=True, text=True, check=True)
     assert "ExecSync" in decoded.stdout
     assert "malformed" not in decoded.stdout + decoded.stderr
+
+
+def test_a_capture_filter_lets_a_pods_connections_through_and_no_other_pods(
+    containerd: Containerd, registry: Registry, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.pcapng"
+    one, other = f"one-{containerd.token}", f"other-{containerd.token}"
+    words = ["-f", f"call.hop == 'task' && call.pod == 'default/{one}'", "-w", str(kept), "-P"]
+    with capturing(containerd, tmp_path, *words) as tshark:
+        with ran_pod(containerd, registry, "other"), ran_pod(containerd, registry, "one") as pod:
+            assert pod.exec("echo", "hello")[0] == 0
+        shown = lambda: " ".join(tshark.shown())  # noqa: E731
+        assert wait_until(lambda: "Task/Shutdown" in shown(), 10), shown()
+        tshark.process.send_signal(signal.SIGINT)
+        assert tshark.process.wait(10) == 0
+    assert "extcap pipe" not in tshark.errors.read_text()
+    decoded = subprocess.run([*PODWIRE, "decode", "--json", kept], capture_output=True, text=True, check=True)
+    calls = [json.loads(line) for line in decoded.stdout.splitlines()]
+    assert {call["hop"] for call in calls} == {"task"}
+    assert {"Create", "Start", "Exec", "Shutdown"} <= {call["method"] for call in calls}
+    assert len({call["socket"] for call in calls}) == 1
+    assert other not in kept.read_bytes().decode("utf-8", "replace")
 
 
 def test_a_tshark_that_is_killed_leaves_nothing_behind(

@@ -21,7 +21,7 @@ _WHAT_HOPS = {
     "events": "events: shims → containerd",
     "agent": "agent: Kata shims → agents of VMs",
     "nri": "nri: containerd, CRI-O → plugins",
-    "other": "other: sockets named above as other=PATH",
+    "other": "other: sockets named as other=PATH",
 }
 
 
@@ -111,8 +111,8 @@ def _interfaces() -> str:
 
 def _config() -> str:
     lines = [
-        "arg {number=0}{call=--hops}{display=Hops}{type=multicheck}{tooltip=Which sockets to get between}",
-        *(f"value {{arg=0}}{{value={hop}}}{{display={_WHAT_HOPS[hop]}}}{{default=true}}" for hop in HOPS),
+        "arg {number=0}{call=--hops}{display=Only hops}{type=multicheck}{tooltip=None chosen: all}",
+        *(f"value {{arg=0}}{{value={hop}}}{{display={_WHAT_HOPS[hop]}}}{{enabled=true}}" for hop in HOPS),
         "arg {number=1}{call=--sockets}{display=Sockets}{type=string}{placeholder=the usual ones}"
         "{tooltip=HOP=PATH, comma-separated: instead of the usual ones}",
         "arg {number=2}{call=--existing}{display=Shims that run already, too}{type=boolflag}{default=false}"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from protos.hops import HOPS
 from tests.tracer.cli.live import client, grpc_server
 from tracer.wireshark import extcap
 from tracer.wireshark.capture import Wanted
@@ -42,6 +43,9 @@ def test_the_questions_are_answered(capsys: pytest.CaptureFixture[str]) -> None:
         "--filter",
         "--mask",
     ]
+    values = [line for line in lines if line.startswith("value ")]
+    assert len(values) == len(HOPS)
+    assert all("{enabled=true}" in line for line in values)  # else 4.0 shows boxes that cannot be ticked
 
 
 def test_a_capture_filter_is_checked_before_the_capture(capsys: pytest.CaptureFixture[str]) -> None:
