@@ -113,15 +113,16 @@ def test_tshark_shows_the_calls_of_a_pod_as_they_happen_and_gives_the_paths_back
 ) -> None:
     kept = tmp_path / "kept.pcapng"
     words = ["-w", str(kept), "-P", "-T", "fields", "-e", "ttrpc.method", "-e", "http2.headers.path"]
-    with capturing(containerd, tmp_path, *words, "-o", f"extcap.podwire.mask:{str(mask).lower()}") as tshark:
-        with ran_pod(containerd, registry, "wireshark") as pod:
-            assert pod.exec("echo", "hello")[0] == 0
+    words += ["-o", f"extcap.podwire.mask:{str(mask).lower()}"]
+    with capturing(containerd, tmp_path, *words) as tshark, ran_pod(containerd, registry, "wireshark") as pod:
+        assert pod.exec("echo", "hello")[0] == 0
         shown = lambda: " ".join(tshark.shown())  # noqa: E731
-        wanted = ("Create", "Start", "Exec", "Forward", "/runtime.v1.RuntimeService/RemovePodSandbox")
+        wanted = ("Create", "Start", "Exec", "Forward", "/runtime.v1.RuntimeService/ExecSync")
         assert wait_until(lambda: all(word in shown() for word in wanted), 10), shown()
         tshark.process.send_signal(signal.SIGINT)
         assert tshark.process.wait(10) == 0
-    assert tshark.given_back()
+        assert tshark.given_back()
+        assert pod.exec("echo", "hello")[0] == 0  # by the connection that is open since before
     assert containerd.address not in status()
     assert "extcap pipe" not in tshark.errors.read_text()  # so it says what a capture program complains of
     data = kept.read_bytes()
