@@ -20,10 +20,12 @@ from typing import Any
 from protos.errors import PodwireError
 from tracer import discover, spool
 from tracer.capture.growing import GrowingCapture, watched
+from tracer.capture.journal_source import Source
 from tracer.capture.monitor import Monitor, open_monitor
 from tracer.capture.packets import Notice, Packet
-from tracer.capture.recorder import Limits, Recorder
+from tracer.capture.recorder import Recorder
 from tracer.capture.ring import Ring
+from tracer.capture.room import Limits
 from tracer.files import create_output
 from tracer.relay import system
 from tracer.relay.held import locked, make_runtime_folder, runtime_folder
@@ -56,6 +58,8 @@ class Options:
     """A vsockmon interface that is recorded too."""
     bundles: bool = True
     """Read the bundles that calls name, and keep them in the capture."""
+    logs: Source | None = None
+    """A log whose lines are recorded too."""
 
 
 @dataclass(slots=True, eq=False, repr=False)  # its method is a signal handler, which `signal` looks up and prints
@@ -102,6 +106,7 @@ class Live:
         except OSError as error:
             raise PodwireError(f"{folder}: {error.strerror}") from error
         limits, ring, bundles = self.options.limits, self.options.ring, self.options.bundles
+        logs = self.options.logs
         first = self.capture if ring is None else ring.name(1)
         with locked(folder):
             self._mend()
@@ -110,11 +115,12 @@ class Live:
             packets = open_monitor(self.options.monitor) if self.options.monitor else None
             fd = create_output(first, name=f"-w {first}")
             keep = [fd] if packets is None else [fd, packets.fileno()]
+            keep += [] if logs is None else logs.descriptors()
 
             def record(shared: Shared, link: socket.socket) -> None:
                 monitor = None if packets is None else Monitor(packets)
                 first_fd = fd if ring is None else None
-                Recorder(first_fd, limits, link, ring, monitor, bundles=bundles).run(shared)
+                Recorder(first_fd, limits, link, ring, monitor, logs, bundles=bundles).run(shared)
 
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 self._handlers[number] = signal.signal(number, self._signalled)
@@ -291,6 +297,9 @@ class Live:
         self.say(text)
 
     def _on_disk(self, text: str) -> None:
+        self.say(text)
+
+    def _on_log(self, text: str) -> None:
         self.say(text)
 
     def _on_direct(self, text: str) -> None:

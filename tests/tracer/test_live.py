@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from tracer.capture.recorder import Limits
+from tracer.capture.room import Limits
 from tracer.live import Live, Options
 
 

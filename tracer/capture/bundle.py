@@ -135,6 +135,11 @@ def _is_plain(path: str) -> bool:
     return path.startswith("/") and "\0" not in path and ".." not in path.split("/")
 
 
+def bundle_block(connection: int, named: Named) -> bytes:
+    """Return the block that keeps a folder as it is now."""
+    return build_block(read_bundle(connection, named))
+
+
 def read_bundle(connection: int, named: Named) -> Bundle:
     """Read a folder. Never raises for what is there or not."""
     files = tuple(_read(named.path, name) for name in named.names)

@@ -35,7 +35,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from tracer import __version__
-from tracer.capture import blocks, bundle, journal
+from tracer.capture import blocks
 from tracer.capture.packets import CARRIED_OVER, HOP_PORTS, MAX_PAYLOAD
 
 ETHERNET_LINK_TYPE: Final = 1
@@ -410,13 +410,10 @@ class CaptureWriter:
             high, low = time_ns >> 32, time_ns & 0xFFFFFFFF
             self._block(blocks.INTERFACE_STATISTICS, interface=0, time_high=high, time_low=low, options=options)
 
-    def keep(self, named: bundle.Bundle) -> None:
-        """Write a bundle, behind the packet that named it."""
-        self._whole(bundle.build_block(named))
-
-    def log(self, entry: journal.Entry) -> None:
-        """Write a line of a log."""
-        self._whole(journal.build_block(entry))
+    def keep(self, block: bytes) -> None:
+        """Write a block that holds no packet: a bundle, behind the packet that named it; a line of a log."""
+        self._write(block)
+        self.state.bytes += len(block)
 
     def finish(self, time_ns: int, done: int = 0) -> None:
         """Write each interface's statistics, but for the first `done`. Conversations that are open stay so: their
@@ -547,11 +544,7 @@ class CaptureWriter:
         return use, port
 
     def _block(self, block_type: int, **body: object) -> None:
-        self._whole(blocks.build_block(block_type, body))
-
-    def _whole(self, block: bytes) -> None:
-        self._write(block)
-        self.state.bytes += len(block)
+        self.keep(blocks.build_block(block_type, body))
 
 
 def _sum(payload: memoryview | bytes) -> int:

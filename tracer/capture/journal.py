@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from tracer.capture.blocks import ByteOrder
+from tracer.capture.log_times import own_time
 
 BLOCK_TYPE: Final = 9
 
@@ -38,8 +39,12 @@ TIME: Final = "PODWIRE_TIME_NS"
 """Ours, in blocks alone: when it was written, on the capture's clock."""
 CUT: Final = "PODWIRE_CUT"
 """Ours, in blocks alone: the message was longer than what is kept of it."""
+PLACE: Final = "PODWIRE_PLACE"
+"""Ours, in blocks alone: the place in a file behind it, where whoever goes on with that file reads on."""
 MAX_VALUE: Final = 64 << 10
 """Bytes kept of a field. journald takes lines of 48 KiB from its services."""
+_LATE_NS: Final = 2_000_000_000
+"""journald may be so late. A line's own time that is further off is of another clock, or of another zone's."""
 _LONGEST: Final = 1 << 30
 """journald takes no longer field (768 MiB): a length above it is none."""
 
@@ -59,13 +64,15 @@ UNITS: Final = tuple(
 _NAME = re.compile(rb"[A-Z_][A-Z0-9_]{0,63}")
 _LENGTH = struct.Struct("<Q")
 _KEPT = {name.encode(): name for name in KEPT}
-_IN_BLOCKS = {name.encode(): name for name in (*KEPT, TIME, CUT)}
+_IN_BLOCKS = {name.encode(): name for name in (*KEPT, TIME, CUT, PLACE)}
 
 
 class Entry(NamedTuple):
     """One line of a log, with what is kept of its fields."""
 
     fields: Mapping[str, bytes]
+    end: int = 0
+    """Bytes of what it was read from up to its end, counted from where the reading began."""
 
     def number(self, name: str) -> int | None:
         """A field as a number, if it is one."""
@@ -81,16 +88,20 @@ class Entry(NamedTuple):
 
     @property
     def time_ns(self) -> int | None:
-        """When it was written: as the capture's recorder has it, as its writer said, or when journald had it."""
+        """When it was written: as the capture's recorder has it; as the line says itself, if that was shortly before
+        journald had it; else when journald had it, or its writer sent it."""
         ours = self.number(TIME)
         if ours is not None:
             return ours
         told = self.number("_SOURCE_REALTIME_TIMESTAMP") or self.number("__REALTIME_TIMESTAMP")
-        return None if told is None else told * 1000
+        if told is None:
+            return None
+        own = own_time(self.fields.get("MESSAGE", b""))
+        return own if own is not None and 0 <= told * 1000 + 999 - own < _LATE_NS else told * 1000
 
     def at(self, time_ns: int) -> Entry:
         """The same, at this time of the capture's clock."""
-        return Entry({**self.fields, TIME: b"%d" % time_ns})
+        return Entry({**self.fields, TIME: b"%d" % time_ns}, self.end)
 
     def of_runtime(self) -> bool:
         """Whether it is of one of those that are listened to."""
@@ -114,6 +125,8 @@ class ExportReader:
         """Entries that could not be read, or have no message or no time."""
         self._kept = _IN_BLOCKS if of_block else _KEPT
         self._buffer = bytearray()
+        self._before = 0
+        """Bytes that were taken out of the buffer."""
         self._fields: dict[str, bytes] = {}
         self._bad = in_midst
         """Nothing is known before the next empty line. `in_midst`: so it begins."""
@@ -131,12 +144,13 @@ class ExportReader:
         while (taken := self._field(position, found)) >= 0:
             position = taken
         del self._buffer[:position]
+        self._before += position
         return found
 
     def close(self) -> list[Entry]:
         """Tell that no more comes: the last entry may lack its empty line."""
         found = self.feed(b"\n") if self._buffer and not self._pass else []
-        self._end(found)
+        self._end(found, self._before)
         return found
 
     def _field(self, position: int, found: list[Entry]) -> int:
@@ -157,7 +171,7 @@ class ExportReader:
             self._pass_line = True
             return len(buffer)
         if end == position:
-            self._end(found)
+            self._end(found, self._before + end + 1)
             return end + 1
         line = bytes(buffer[position:end])
         if self._bad or b"=" in line:
@@ -199,8 +213,8 @@ class ExportReader:
             if kept == "MESSAGE" and (cut or len(value) > MAX_VALUE):
                 self._fields[CUT] = b"1"
 
-    def _end(self, found: list[Entry]) -> None:
-        entry = Entry(self._fields)
+    def _end(self, found: list[Entry], place: int) -> None:
+        entry = Entry(self._fields, place)
         if not self._bad and "MESSAGE" in self._fields and entry.time_ns is not None:
             found.append(entry)
         elif self._begun:
@@ -211,7 +225,7 @@ class ExportReader:
 def build_entry(entry: Entry) -> bytes:
     """Return an entry in the export format, without the empty line at its end."""
     parts = []
-    for name in (*KEPT, TIME, CUT):
+    for name in (*KEPT, TIME, CUT, PLACE):
         value = entry.fields.get(name)
         if value is None:
             continue
@@ -234,4 +248,4 @@ def parse_block(body: bytes) -> Entry | None:
     """Return the entry in a block's body; None if there is none that can be read."""
     reader = ExportReader(of_block=True)
     found = reader.feed(body.rstrip(b"\0") + b"\n\n")
-    return found[0] if len(found) == 1 and not reader.skipped else None
+    return Entry(found[0].fields) if len(found) == 1 and not reader.skipped else None

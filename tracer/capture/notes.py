@@ -3,14 +3,15 @@
 They are comments of interface statistics, which other readers show as comments. `podwire` tells what kind a note is:
 
     clock set   by_ns: the wall clock went on by so much more than the capture's times; said from 100 ms on
-    paused      from_ns, to_ns, bytes, connections: what was dropped in a time without room on the disk
+    paused      from_ns, to_ns, bytes, connections, lines (of logs): what was dropped in a time without room on the disk
+    log ended   why: from here on the capture has no more lines of the log that was recorded beside the traffic
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tracer.capture.peers import number_of
+from tracer.capture.peers import number_of, text_of
 from tracer.output.units import counted, duration, size
 
 _SAID_NS = 100_000_000
@@ -36,5 +37,9 @@ def note_text(about: Mapping[str, object]) -> str:
         text = f"paused for {duration(for_ns)} for want of room on the disk: {size(number('bytes'))} of traffic"
         if whole:
             text += f" and {counted(whole, 'whole connection')}"
+        if lines := number("lines"):
+            text += f" and {counted(lines, 'line')} of logs"
         return f"{text} missing"
+    if kind == "log ended":
+        return f"no more lines of the log: {text_of(about.get('why'))}"
     return ""

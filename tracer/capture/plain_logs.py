@@ -6,31 +6,25 @@ both into one file. A line with neither of these times belongs to the one before
 
 from __future__ import annotations
 
-import calendar
 import os
 import re
-import time
 from typing import Final
 
 from protos.errors import PodwireError
 from tracer.capture.journal import CUT, MAX_VALUE, TIME, Entry, ExportReader
+from tracer.capture.log_times import KLOG, LOGFMT, klog_time, logfmt_time
 
 HEAD: Final = 4096
 """So many bytes of a file say what it is."""
-_LOGFMT = re.compile(
-    rb'time="?(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9})\d*)?(?: ?(?:Z|UTC)|([+-])(\d\d):?(\d\d))?'
-)
-_KLOG = re.compile(rb"[IWEF](\d\d)(\d\d) (\d\d):(\d\d):(\d\d)\.(\d{6})\s+(\d+)\s")
 _EXPORT = re.compile(rb"[A-Z_][A-Z0-9_]*[=\n]")
 _WRITERS: Final = ("containerd", "crio", "kubelet", "k3s", "rke2", "kata", "microk8s")
 """Names that a file may have in its own, which says who wrote it."""
-_DAY: Final = 86_400
 
 
 def open_reader(head: bytes, path: str, *, in_midst: bool = False) -> ExportReader | LineReader:
     """Return what reads a log that begins so; `in_midst`: reading begins further on. Raises PodwireError."""
     start = head.lstrip()
-    if _LOGFMT.match(start) or _KLOG.match(start):
+    if LOGFMT.match(start) or KLOG.match(start):
         return LineReader(path, in_midst=in_midst)
     if _EXPORT.match(start):
         return ExportReader(in_midst=in_midst)
@@ -47,6 +41,7 @@ class LineReader:
         name = os.path.basename(path).lower()
         self._writer = next((each for each in _WRITERS if each in name), "")
         self._rest = b""
+        self._read = 0
         self._in_midst = in_midst
         self._cut = False
         self._time_ns: int | None = None
@@ -55,18 +50,24 @@ class LineReader:
 
     def feed(self, data: bytes) -> list[Entry]:
         """Take bytes as they came; return the lines that they completed. Never raises on content."""
-        lines = (self._rest + data).split(b"\n")
-        self._rest = lines.pop()
+        found: list[Entry] = []
+        start = 0
+        while (end := data.find(b"\n", start)) >= 0:
+            entry = self._entry(self._rest + data[start:end], self._read + end + 1)
+            self._rest, start = b"", end + 1
+            if entry is not None:
+                found.append(entry)
+        self._rest += data[start:]
+        self._read += len(data)
         if len(self._rest) > MAX_VALUE:
             self._rest, self._cut = self._rest[:MAX_VALUE], True
-        found = [self._entry(line) for line in lines]
-        return [each for each in found if each is not None]
+        return found
 
     def close(self) -> list[Entry]:
         """Tell that no more comes: the last line may lack its end."""
         return self.feed(b"\n")
 
-    def _entry(self, line: bytes) -> Entry | None:
+    def _entry(self, line: bytes, place: int) -> Entry | None:
         cut, self._cut = self._cut or len(line) > MAX_VALUE, False
         if self._in_midst:
             self._in_midst = False
@@ -74,10 +75,10 @@ class LineReader:
         line = line.rstrip(b"\r")[:MAX_VALUE]
         fields: dict[str, bytes] = {}
         writer = self._writer
-        if match := _LOGFMT.match(line):
-            writer, self._time_ns = writer or "containerd", _logfmt_time(match)
-        elif match := _KLOG.match(line):
-            writer, self._time_ns = writer or "kubelet", _klog_time(match)
+        if match := LOGFMT.match(line):
+            writer, self._time_ns = writer or "containerd", logfmt_time(match)
+        elif match := KLOG.match(line):
+            writer, self._time_ns = writer or "kubelet", klog_time(match)
             fields["_PID"] = match[7]
         if self._time_ns is None or not line:
             self.skipped += bool(line)
@@ -86,31 +87,4 @@ class LineReader:
         fields["SYSLOG_IDENTIFIER"] = (writer or "log").encode()
         if cut:
             fields[CUT] = b"1"
-        return Entry({**fields, TIME: b"%d" % self._time_ns, "MESSAGE": line})
-
-
-def _logfmt_time(match: re.Match[bytes]) -> int | None:
-    year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
-    try:
-        seconds = calendar.timegm((year, month, day, hour, minute, second))
-    except ValueError:
-        return None
-    if match[8]:
-        east = int(match[9]) * 3600 + int(match[10]) * 60
-        seconds -= east if match[8] == b"+" else -east
-    return seconds * 1_000_000_000 + int((match[7] or b"0").ljust(9, b"0"))
-
-
-def _klog_time(match: re.Match[bytes]) -> int | None:
-    """klog writes local time without a year: it is the last one that this may be."""
-    month, day, hour, minute, second, micros = (int(part) for part in match.groups()[:6])
-    now = time.time()
-    year = time.localtime(now).tm_year
-    for each in (year, year - 1):
-        try:
-            seconds = int(time.mktime((each, month, day, hour, minute, second, 0, 0, -1)))
-        except (OverflowError, ValueError):
-            return None
-        if seconds <= now + _DAY:
-            break
-    return seconds * 1_000_000_000 + micros * 1000
+        return Entry({**fields, TIME: b"%d" % self._time_ns, "MESSAGE": line}, place)

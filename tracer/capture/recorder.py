@@ -16,26 +16,25 @@ import os
 import select
 import socket
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 from tracer.capture import vsock
-from tracer.capture.bundle import Named, Watcher, read_bundle
+from tracer.capture.bundle import Named, Watcher, bundle_block
 from tracer.capture.carry import Follower
 from tracer.capture.checkpoint import Checkpoint, Saved
 from tracer.capture.conversation import CaptureWriter, Interface
 from tracer.capture.guests import Guests, cut
+from tracer.capture.journal_source import Journal, LogsAt, Source
 from tracer.capture.monitor import Monitor
 from tracer.capture.notes import note_text
 from tracer.capture.peers import number_of
 from tracer.capture.resume import FIRST_GUEST, Found, Listener, read_state
 from tracer.capture.ring import Ring, create
-from tracer.capture.room import MARGIN, RESUME, Disk, Floor, Pause
+from tracer.capture.room import MARGIN, RESUME, Disk, Limits, Pause
 from tracer.capture.store import SLICE, Store
-from tracer.capture.who import Socket, client_of, server_of
+from tracer.capture.who import Socket, client_of, listening, server_of
 from tracer.output.units import size
 from tracer.relay import shared as sh
-from tracer.relay import sockdiag
 from tracer.relay.shared import Kind, Record, RecorderState, RingReader, Shared
 
 _PAUSE_S = 0.003
@@ -50,24 +49,13 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ENHANCED_PACKET = b"\x06\0\0\0"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When the capture ends by itself, and when it pauses."""
-
-    packets: int = 0
-    bytes: int = 0
-    """0 is never."""
-    free: Floor = field(default_factory=Floor)
-    """It pauses where the disk would have less."""
-
-
 class Recorder:
     """Writes a capture from one ring of records. `fd` may have what another recorder wrote before it was killed.
 
     `files`: the capture is a row of files instead, of which the first is there. `link` is to the worker: `{"listener":
     N, "server": PID}`, `{"limit": TEXT}`, `{"disk": TEXT}`.
 
-    `monitor`: what it sees of AF_VSOCK is recorded too, as connections of hop agent.
+    `monitor`: what it sees of AF_VSOCK is recorded too, as connections of hop agent. `logs`: so are its lines.
 
     Where its disk is full, or has less free than it is to keep, it pauses (R9): traffic that passes is dropped and
     counted, and shows as gaps once there is room again.
@@ -80,10 +68,13 @@ class Recorder:
         link: socket.socket,
         files: Ring | None = None,
         monitor: Monitor | None = None,
+        logs: Source | None = None,
         *,
         bundles: bool = True,
     ) -> None:
         self._monitor = monitor
+        self._logs = logs
+        self._journal: Journal | None = None
         self.limits = limits
         self._watcher = Watcher() if bundles else None
         self.link = link
@@ -115,13 +106,15 @@ class Recorder:
         shared.make_pages()
         words = self._words = shared.words
         self._checkpoint = Checkpoint(shared.recorder_notes)
-        self._go_on()
+        logs_at = self._go_on()
         reader = RingReader(shared)
         poll = select.poll()
         poll.register(shared.recorder_wake, select.POLLIN)
         poll.register(self.link, select.POLLIN)
         if self._monitor is not None:
             poll.register(self._monitor, select.POLLIN)
+        if self._logs is not None:
+            self._journal = Journal(self._logs, logs_at, words[sh.CLOCK_OFFSET], poll)
         worker_is_gone = False
         while not self._ended:
             if self._drain(reader):
@@ -138,6 +131,9 @@ class Recorder:
                     os.eventfd_read(fd)
                 elif fd == self.link.fileno():
                     worker_is_gone = not self.link.recv(4096)
+        if self._journal is not None:
+            self._logged(self._journal.rest(self._now()))
+            self._journal.close()
         if self._pause is not None:
             self._go_on_writing(self._pause)
         self._writer.finish(self._now(), self._statistics)
@@ -151,8 +147,8 @@ class Recorder:
     def _now(self) -> int:
         return time.monotonic_ns() + self._words[sh.CLOCK_OFFSET]
 
-    def _go_on(self) -> None:
-        """Go on where the file ends, the newest one of a ring."""
+    def _go_on(self) -> LogsAt:
+        """Go on where the file ends, the newest one of a ring; returns where in the log."""
         self._store = Store(self._open_file())
         saved = self._checkpoint.load()
         if not isinstance(saved, Saved):
@@ -160,7 +156,7 @@ class Recorder:
         elif saved.file != self._number or saved.found.size > self._store.size:
             for at in saved.sockets.values():  # this file may not describe all of them
                 at.interface.number = -1
-            saved = Saved(sockets=saved.sockets)
+            saved = Saved(found=Found(logs_at=saved.found.logs_at), sockets=saved.sockets)
         self._followers, self._pause = saved.followers, saved.pause
         with self._store.read() as data:
             whole = data if saved.pause is None else data[: saved.found.size]
@@ -213,6 +209,7 @@ class Recorder:
             self._stop(f"{limits.packets} packets captured")
         if self._pause is None:
             self._write_out()
+        return found.logs_at
 
     def _open_file(self) -> int:
         """Open the file, the newest one of a ring; the first one anew if somebody has removed them all."""
@@ -238,6 +235,7 @@ class Recorder:
             return
         found = Found(self._store.size, self._section, self._writer.state, self._last_ns, self._known)
         found.last_guest, found.statistics = self._guests.last, self._statistics
+        found.logs_at = LogsAt() if self._journal is None else self._journal.at
         saved = Saved(self._number, found, self._packets_before, self._bytes_before, self._sockets, self._followers)
         saved.pause, saved.pending, saved.begun = self._pause, b"".join(self._pending), self._begun
         saved.dropped = self._words[sh.DROPPED_BYTES] + self._dropped
@@ -250,6 +248,8 @@ class Recorder:
         """Take what is there; whether there was anything."""
         self._look_at_disk()
         any_record = self._monitored()
+        if self._journal is not None:
+            any_record = self._logged(self._journal.read(self._now())) or any_record
         if self._files is not None and time.monotonic() >= self._switch_at:
             self._next_file(self._files)
         for record in reader.read():
@@ -288,7 +288,7 @@ class Recorder:
                 named = self._named(record)
                 self._writer.data(number, record.direction, record.offset, record.time_ns, record.payload)
                 for each in named:
-                    self._writer.keep(read_bundle(number, each))
+                    self._writer.keep(bundle_block(number, each))
         elif record.kind == Kind.OPEN:
             if self._known.add(number):
                 self._opened(number, record.time_ns, bytes(record.payload))
@@ -332,6 +332,20 @@ class Recorder:
                 self._of_guest(event, time_ns)
                 self._keep_slices_short()
         return any_event
+
+    def _logged(self, lines: list[bytes]) -> bool:
+        """Write lines of a log, each a block, or count them in a pause; whether there was any."""
+        for block in lines:
+            if self._pause is not None:
+                self._pause.lines += 1
+            elif not self._full:
+                self._keep_files_short()
+                self._writer.keep(block)
+                self._keep_slices_short()
+        if self._journal is not None and (why := self._journal.take_end()):
+            self._writer.note(self._last_ns or self._now(), {"podwire": "log ended", "why": why})
+            self._tell_worker({"log": f"no more lines of the log are recorded: {why}"})
+        return bool(lines)
 
     def _of_guest(self, event: vsock.Event, time_ns: int) -> None:
         if not self._guests.knows(event.connection):
@@ -377,7 +391,9 @@ class Recorder:
             "connections": self._known.highest,
             "addresses": writer.state.addresses,
         }
-        writer.next_file(time_ns, json.dumps(self._section), self._listening())
+        if self._journal is not None:
+            self._section["log"] = self._journal.at
+        writer.next_file(time_ns, json.dumps(self._section), listening(self._sockets.values()))
         for number in self._open:
             follower = self._followers.get(number)
             writer.carry(number, time_ns, follower.carried() if follower is not None else [])
@@ -399,12 +415,6 @@ class Recorder:
         self._saved_size = 0
         self._switch_at = time.monotonic() + (files.seconds or float("inf"))
         self._tell_words()
-
-    def _listening(self) -> set[int]:
-        """The interfaces of sockets on which somebody listens. One of another network namespace is not among them: it
-        is described anew when a connection comes."""
-        listening = {each.file for each in sockdiag.unix_sockets() if each.state == sockdiag.TCP_LISTEN}
-        return {at.interface.number for at in self._sockets.values() if sockdiag.file_key(*at.file) in listening}
 
     def _listener(self, about: dict[str, Any]) -> None:
         number, hop, path, file = about["listener"], about["hop"], about["path"], tuple(about["file"])
@@ -573,7 +583,7 @@ class Recorder:
     def _tell_of(self, pause: Pause) -> None:
         """Say what a pause has cost, in the capture, to `status` and to whoever started it."""
         about = {"podwire": "paused", "from_ns": pause.since_ns, "to_ns": self._now()}
-        about |= {"bytes": pause.bytes, "connections": pause.connections}
+        about |= {"bytes": pause.bytes, "connections": pause.connections, "lines": pause.lines}
         # Its place is among the packets: what comes next may be older than now.
         self._writer.note(self._last_ns or pause.since_ns, about)
         self._words[sh.DROPPED_CONNECTIONS] += pause.connections

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from tracer.capture import blocks
+from tracer.capture import blocks, journal
 from tracer.capture.conversation import ACK, FIN, RST, SYN, Conversation, Interface, State, sides
+from tracer.capture.journal_source import LogsAt
 from tracer.capture.peers import number_of, read_comment
 
 _BLOCK = struct.Struct("<II")
@@ -80,6 +81,8 @@ class Found:
     """All connections of the relay that the file has, and those of the files before it."""
     last_guest: int = FIRST_GUEST - 1
     """The highest number of a connection of AF_VSOCK."""
+    logs_at: LogsAt = field(default_factory=LogsAt)
+    """How far the log was read, as far as the file tells."""
     statistics: int = 0
     """Interfaces that have their statistics at the end of the file."""
     shaken: tuple[Conversation, int] | None = None
@@ -118,11 +121,14 @@ class _Reader:
                 self._packet(start, end)
             elif kind == blocks.SECTION_HEADER:
                 found.about = read_comment(_text(self._options(start + 16, end).get(blocks.COMMENT)))
+                found.logs_at = _logs_at(found.about.get("log")) or found.logs_at
                 found.known.begin(number_of(found.about.get("connections")) or 0)
             elif kind == blocks.INTERFACE_DESCRIPTION:
                 self._interface(start, end)
             elif kind == blocks.NAME_RESOLUTION:
                 self._name(start)
+            elif kind == journal.BLOCK_TYPE:
+                self._log(start, end)
             elif kind == blocks.INTERFACE_STATISTICS:
                 self._statistics(start, end)
             at += length
@@ -144,6 +150,11 @@ class _Reader:
         state.names[_address(value[:4])] = _text(value[4:-1])
         number = (value[1] - 18 << 8 | value[2]) * 254 + value[3]
         state.addresses = max(state.addresses, number)
+
+    def _log(self, start: int, end: int) -> None:
+        entry = journal.parse_block(bytes(self._data[start:end]))
+        if entry is not None:
+            self._found.logs_at = LogsAt(entry.text("__CURSOR"), entry.number(journal.PLACE) or 0)
 
     def _statistics(self, start: int, end: int) -> None:
         """A note has a comment, the statistics at the end have none."""
@@ -274,6 +285,14 @@ class Listener(NamedTuple):
         about = json.loads(interface.comment)
         inode, device = about["file"]
         return cls(about["listener"], (inode, device))
+
+
+def _logs_at(about: object) -> LogsAt | None:
+    """What a section's comment has of it."""
+    match about:
+        case [str(cursor), int(place)]:
+            return LogsAt(cursor, place)
+    return None
 
 
 def _signed(number: int) -> int:

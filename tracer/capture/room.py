@@ -39,6 +39,17 @@ class Floor:
         return (min if self.smallest else max)(sizes, default=0)
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When the capture ends by itself, and when it pauses."""
+
+    packets: int = 0
+    bytes: int = 0
+    """0 is never."""
+    free: Floor = field(default_factory=Floor)
+    """It pauses where the disk would have less."""
+
+
 FOREGROUND: Final = Floor(((1, 0), (0, 64 << 20)), smallest=True)
 """Of a file that was asked for, or of a demo: somebody is there."""
 
@@ -95,6 +106,8 @@ class Pause:
     """Of traffic, dropped."""
     connections: int = 0
     """That came and went."""
+    lines: int = 0
+    """Of logs, dropped."""
     kept: dict[int, list[Record]] = field(default_factory=dict)
     """By connection, its opening and its ends, as far as they came meanwhile; 0: what is of none."""
     packets: dict[int, int] = field(default_factory=dict)

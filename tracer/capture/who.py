@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,6 +35,13 @@ class Socket:
     def has_server(self) -> bool:
         """Whether the process that was found is still there."""
         return os.path.exists(f"/proc/{self.server_pid}")
+
+
+def listening(sockets: Iterable[Socket]) -> set[int]:
+    """Return the interfaces of sockets on which somebody listens. One of another network namespace is not among them:
+    it is described anew when a connection comes."""
+    here = {each.file for each in sockdiag.unix_sockets() if each.state == sockdiag.TCP_LISTEN}
+    return {at.interface.number for at in sockets if sockdiag.file_key(*at.file) in here}
 
 
 class Peer(NamedTuple):

@@ -105,6 +105,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "-i", metavar="IFACE", default="", help="AF_VSOCK too (QEMU's guests), from a vsockmon interface"
     )
+    parser.add_argument(
+        "--journal",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="record the lines of containerd's, CRI-O's, kubelet's and Kata's logs too, from journalctl; from FILE, a "
+        "folder of journald's, or a file that grows: journalctl -o export, or their own logs; - is stdin",
+    )
     parser.add_argument("--existing", action="store_true", help="trace shims and VMs that run already, too")
     parser.add_argument(
         "--reopen",
@@ -178,8 +186,8 @@ def run(
     """Trace until told to stop; returns the exit status. What it says goes to `say`, what `-w -` writes goes `through`,
     and `tick` is called twice a second at least."""
     from tracer import discover
-    from tracer.capture.recorder import Limits
-    from tracer.capture.room import FOREGROUND, background
+    from tracer.capture.journal_source import no_journal, open_source
+    from tracer.capture.room import FOREGROUND, Limits, background
     from tracer.cli.attach import wants_screen
     from tracer.live import Live, Options, spool_folder
     from tracer.pipeline import Decoder
@@ -208,7 +216,8 @@ def run(
     most = int(stops.get("filesize", 0) * 1000)
     floor = args.min_free or (FOREGROUND if ring is None else background())
     limits, bundles = Limits(args.c, most, floor), not args.no_bundle
-    options = Options(targets, limits, stops.get("duration", 0.0), args.force, ring, args.i, bundles)
+    logs = None if args.journal is None else open_source(args.journal)
+    options = Options(targets, limits, stops.get("duration", 0.0), args.force, ring, args.i, bundles, logs)
     out = None if args.w == "-" and not args.P else (sys.stderr if args.w == "-" else sys.stdout)
     screen = args.web is None and args.w != "-" and not args.detach and not args.calls and wants_screen(args)
     said: list[str] = []
@@ -226,6 +235,10 @@ def run(
         live.when_taken[each.path] = functools.partial(_reopen, each)
     if args.i:
         tell(f"agent {args.i}: tracing AF_VSOCK")
+    if logs is not None:
+        tell(f"log {logs.name}: following what the runtimes write")
+        if not args.journal and no_journal():
+            tell("log the journal: there is none on this machine so far (--journal FILE reads a log that is a file)")
     for line in _folders(targets):
         tell(line)
     detached = False

@@ -11,6 +11,8 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
+from tracer.capture import bundle as bundles
+from tracer.capture import journal
 from tracer.capture.bundle import Bundle
 from tracer.capture.carry import Follower
 from tracer.capture.conversation import CaptureWriter
@@ -120,13 +122,13 @@ class Selection:
                     streams = connection.follower.open_streams()
                     connection.bundles = [*(each for each in connection.bundles if each.stream in streams), named]
                 elif self._now_ns <= connection.window.end_ns:
-                    self._writer.keep(named)
+                    self._writer.keep(bundles.build_block(named))
 
     def log(self, entry: Entry) -> None:
         """Take a line of a log."""
         if (time_ns := entry.time_ns) is not None and self._has_logs(time_ns):
             self.start(time_ns)
-            self._writer.log(entry.at(time_ns))
+            self._writer.keep(journal.build_block(entry.at(time_ns)))
 
     def start(self, time_ns: int) -> None:
         """Write the file's beginning, if it is not there yet."""
@@ -266,7 +268,7 @@ class Selection:
             streams = connection.follower.open_streams()
             for bundle in connection.bundles:
                 if bundle.stream in streams:
-                    self._writer.keep(bundle)
+                    self._writer.keep(bundles.build_block(bundle))
         connection.written, connection.follower = True, None
         connection.bundles, connection.passed = [], array("I")
 

@@ -339,8 +339,9 @@ class Worker:
         said = json.loads(message)
         if "server" in said:
             self._listeners.server_is(said["listener"], said["server"])
-        if "disk" in said:
-            self.tell("disk", text=said["disk"])
+        for what in ("disk", "log"):
+            if what in said:
+                self.tell(what, text=said[what])
         if "limit" in said:
             self.tell("limit", text=said["limit"])
             self.leave()

@@ -191,9 +191,9 @@ def capture(folder: Path, tmp_path: Path) -> Callable[..., str]:
         for connection, stream in ((2, 1), (3, 7)):  # open too, and named nothing
             written.ask(connection, stream, "Wait", 0, id=POD)
         written.ask(3, 1, "Create", 0, id=POD, bundle=str(folder))
-        written.writer.keep(read_bundle(3, named(folder)))
+        written.writer.keep(build_block(read_bundle(3, named(folder))))
         written.answer(3, 1, 5)
-        written.writer.keep(read_bundle(9, named(tmp_path / "gone")))
+        written.writer.keep(build_block(read_bundle(9, named(tmp_path / "gone"))))
         return str(written.save(tmp_path / "x.pcapng", 9))
 
     return write

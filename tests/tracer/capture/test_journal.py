@@ -69,6 +69,8 @@ def test_entries_come_with_the_fields_that_are_kept() -> None:
     assert [entry.number("_PID") for entry in found] == [812, 1, 7, 8, 812]
     assert [(len(entry.fields["MESSAGE"]), CUT in entry.fields) for entry in found[2:4]] == [(MAX_VALUE, True)] * 2
     assert found[0].time_ns == int(STAMP) * 1000
+    assert [ALL[: entry.end].endswith(b"\n\n") for entry in found] == [True] * 5
+    assert found[1].end == ALL.index(WITHOUT_A_TIME)
 
 
 @given(st.lists(st.integers(0, len(ALL)), max_size=30))
@@ -84,18 +86,19 @@ def test_arbitrary_bytes_never_raise_and_what_follows_an_empty_line_is_read(nois
     cuts = [cut for cut in cuts if cut <= len(noise)]
     assert read(noise, cuts) == read(noise)
     if b"\n" not in noise:  # else a length in it may span all that follows
-        assert read(b"?" + noise + b"\n\n" + PLAIN)[0][-1] == read(PLAIN)[0][0]
+        assert read(b"?" + noise + b"\n\n" + PLAIN)[0][-1].fields == read(PLAIN)[0][0].fields
 
 
 def test_a_reader_that_begins_in_the_midst_takes_whole_entries_alone() -> None:
     reader = ExportReader(in_midst=True)
-    assert reader.feed(LINES[7:]) == read(LINES)[0][:0]
-    assert reader.feed(PLAIN) == read(PLAIN)[0]
+    assert reader.feed(LINES[7:]) == []
+    (entry,) = reader.feed(PLAIN)
+    assert (entry.fields, entry.end) == (read(PLAIN)[0][0].fields, len(LINES[7:] + PLAIN))
 
 
 def test_the_last_entry_of_a_file_needs_no_empty_line() -> None:
-    assert read(PLAIN[:-2])[0] == read(PLAIN)[0]
-    assert read(PLAIN[:-1])[0] == read(PLAIN)[0]
+    for less in (1, 2):
+        assert [entry.fields for entry in read(PLAIN[:-less])[0]] == [entry.fields for entry in read(PLAIN)[0]]
 
 
 values = st.binary(max_size=60)

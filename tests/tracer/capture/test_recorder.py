@@ -29,7 +29,8 @@ from tests.tracer.capture.rings import (
 )
 from tracer.capture import recorder
 from tracer.capture.packets import Notice
-from tracer.capture.recorder import Limits, Recorder
+from tracer.capture.recorder import Recorder
+from tracer.capture.room import Limits
 from tracer.relay import shared as sh
 from tracer.relay.shared import Kind, RecorderState, RingWriter, Shared
 

@@ -30,8 +30,9 @@ from tracer.capture.flows import FlowClosed, FlowData, FlowGap, FlowOpened, Flow
 from tracer.capture.growing import GrowingCapture, Row
 from tracer.capture.packets import CARRIED_OVER, Packet
 from tracer.capture.reader import open_capture
-from tracer.capture.recorder import Limits, Recorder
+from tracer.capture.recorder import Recorder
 from tracer.capture.ring import Ring, create
+from tracer.capture.room import Limits
 from tracer.pipeline import Decoder
 from tracer.relay import shared as sh
 from tracer.relay.shared import Kind, RecorderState, RingWriter

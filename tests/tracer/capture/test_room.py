@@ -28,9 +28,9 @@ from tests.tracer.capture.rings import (
 from tracer.capture import recorder, room
 from tracer.capture.packets import Notice, Packet
 from tracer.capture.reader import open_capture
-from tracer.capture.recorder import Limits, Recorder
+from tracer.capture.recorder import Recorder
 from tracer.capture.ring import Ring, create
-from tracer.capture.room import FOREGROUND, Disk, Floor, Pause, background, parse
+from tracer.capture.room import FOREGROUND, Disk, Floor, Limits, Pause, background, parse
 from tracer.capture.store import Store
 from tracer.relay import shared as sh
 from tracer.relay.shared import Kind, Record, RecorderState, RingWriter

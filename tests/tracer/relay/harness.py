@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.killing import cpu_seconds, kill_all, processes_of
-from tracer.capture.recorder import Limits, Recorder
+from tracer.capture.recorder import Recorder
+from tracer.capture.room import Limits
 from tracer.relay.held import make_runtime_folder
 from tracer.relay.relay import Plan
 from tracer.relay.start import start_relay

@@ -26,7 +26,7 @@ from tests.tracer.relay.peers import Peer, Serve, bytes_of, finish, recorded, se
 from tracer.capture.flows import Flow, FlowClosed, FlowData, FlowEvent
 from tracer.capture.packets import Packet
 from tracer.capture.reader import open_capture
-from tracer.capture.recorder import Limits
+from tracer.capture.room import Limits
 from tracer.relay.targets import Target
 
 # --- R3 ---

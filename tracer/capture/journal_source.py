@@ -1,0 +1,262 @@
+"""Where a recorder takes lines of logs from: a journalctl that follows the journal, or a file that grows.
+
+In: a `Source`, which whoever starts a trace has checked. Out: blocks, each an entry with its time on the capture's
+clock. It is read when there is something and never waited for, so it holds up nothing; when it ends, that is said once.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import select
+import shutil
+import stat
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from protos.errors import PodwireError
+from tracer.capture.journal import KEPT, PLACE, Entry, ExportReader, build_block, matches
+from tracer.capture.plain_logs import HEAD, LineReader, open_reader
+
+_CHUNK: Final = 64 << 10
+"""Bytes taken at once: the ring waits meanwhile."""
+_BEFORE: Final = 1 << 20
+"""So many bytes of a file's end are looked through for what was written since the trace began."""
+LAST_S: Final = 0.3
+"""How long a trace waits at its end: journald tells those who follow it of new lines up to 0.25 s later."""
+_BINARY: Final = b"LPKSHHRH"
+"""How journald's own files begin."""
+_JOURNALS: Final = ("/run/log/journal/*/*.journal", "/var/log/journal/*/*.journal")
+
+
+class LogsAt(NamedTuple):
+    """How far a log was read: where a recorder that follows another goes on."""
+
+    cursor: str = ""
+    """Of the last entry of a journal."""
+    place: int = 0
+    """In a file: behind its last line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A log that is followed. `fd`, if it is a file, stays open for every recorder of the trace."""
+
+    name: str
+    since_ns: int
+    """When the trace began, by the wall clock: lines before that are none of its."""
+    command: tuple[str, ...] = ()
+    """journalctl, without where to begin."""
+    fd: int = -1
+
+    def descriptors(self) -> list[int]:
+        """What a recorder needs open."""
+        return [] if self.fd < 0 else [self.fd]
+
+
+def open_source(what: str) -> Source:
+    """Return the source that `--journal` names: nothing is this machine's journal, a folder one of its own, `-` stdin,
+    else it is a file. Raises PodwireError."""
+    now_ns = time.time_ns()
+    if not what or os.path.isdir(what):
+        program = shutil.which("journalctl")
+        if program is None:
+            raise PodwireError("--journal: there is no journalctl here (--journal FILE reads a log that is a file)")
+        fields = ",".join(name for name in KEPT if name != "__CURSOR")
+        command = (program, "-q", "--no-pager", "-f", "-o", "export", f"--output-fields={fields}")
+        where = ("-D", what) if what else ()
+        return Source(f"the journal in {what}" if what else "the journal", now_ns, (*command, *where, *matches()))
+    name = "standard input" if what == "-" else what
+    try:
+        fd = os.dup(0) if what == "-" else os.open(what, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            check_head(os.pread(fd, HEAD, 0), name)
+    except OSError as error:
+        raise PodwireError(f"--journal {name}: {(error.strerror or '').lower()}") from error
+    return Source(name, now_ns, fd=fd)
+
+
+def check_head(head: bytes, name: str) -> None:
+    """Raises PodwireError if a file that begins so is no log that is read; an empty one may become one."""
+    if head.startswith(_BINARY):
+        raise PodwireError(
+            f"--journal {name}: is one of journald's own files: name its folder, or journalctl --file {name} -o export"
+        )
+    if head.strip():
+        open_reader(head, name)
+
+
+def no_journal() -> bool:
+    """Whether journald has left no file on this machine."""
+    return not any(glob.glob(pattern) for pattern in _JOURNALS)
+
+
+class Journal:
+    """Reads a source in a recorder's process. `offset_ns` makes CLOCK_MONOTONIC the capture's clock; `poll` is told to
+    wake up for it, but for a file, of which nothing tells that it has grown."""
+
+    def __init__(self, source: Source, at: LogsAt, offset_ns: int, poll: select.poll) -> None:
+        self.at = at
+        self._ended = ""
+        """Why no more comes."""
+        self._end_told = False
+        self._poll = poll
+        self._source, self._offset_ns = source, offset_ns
+        self._fd = source.fd
+        self._child: subprocess.Popen[bytes] | None = None
+        self._reader: ExportReader | LineReader | None = None
+        self._head = b""
+        self._place = 0
+        self._began = 0
+        """Places in a file: what was read up to now, and where the reader began."""
+        self._regular = False
+        self._boot = _boot_id()
+        if source.command:
+            self._follow_journal(source.command)
+        else:
+            self._follow_file()
+        if not self._regular and not self._ended:
+            poll.register(self._fd, select.POLLIN)
+
+    def _follow_journal(self, command: tuple[str, ...]) -> None:
+        begin = f"--after-cursor={self.at.cursor}" if self.at.cursor else f"--since=@{self._source.since_ns // 10**9}"
+        program, *rest = command
+        try:
+            self._child = subprocess.Popen(
+                [program, begin, "--no-tail", *rest],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        except OSError as error:
+            self._ended = f"{program}: {error.strerror}"
+            return
+        with suppress(OSError), open(f"/proc/{self._child.pid}/oom_score_adj", "w", encoding="ascii") as score:
+            score.write("0")  # it may go before all that the relay spares
+        assert self._child.stdout is not None
+        self._fd = self._child.stdout.fileno()
+        self._reader = ExportReader()
+
+    def _follow_file(self) -> None:
+        self._regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
+        if self._regular:
+            size = os.fstat(self._fd).st_size
+            self._place = self._began = self.at.place or max(0, size - _BEFORE)
+            if self._place:
+                self._open(os.pread(self._fd, HEAD, 0), in_midst=not self.at.place)
+
+    def _open(self, head: bytes, *, in_midst: bool = False) -> None:
+        try:
+            self._reader = open_reader(head, self._source.name, in_midst=in_midst)
+        except PodwireError as error:
+            self._end(str(error))
+
+    def take_end(self) -> str:
+        """Return, once, why no more comes; empty while more may come."""
+        if self._end_told or not self._ended:
+            return ""
+        self._end_told = True
+        return self._ended
+
+    def _end(self, why: str) -> None:
+        self._ended = why
+        with suppress(KeyError):
+            self._poll.unregister(self._fd)
+
+    def rest(self, now_ns: int) -> list[bytes]:
+        """Return what is left when the capture ends, and what comes in the moment that journald takes to tell of it."""
+        found: list[bytes] = []
+        until = time.monotonic() + LAST_S
+        while not self._ended and (left := until - time.monotonic()) > 0:
+            entries = self.read(now_ns)
+            found += entries
+            if self._regular and not entries:
+                break
+            if not self._regular:
+                select.select([self._fd], [], [], left)
+        return found
+
+    def read(self, now_ns: int) -> list[bytes]:
+        """Return a block of each line that there is now; `now_ns` is the capture's time. Never waits, never raises."""
+        data = b"" if self._ended else self._read()
+        if not data:
+            return []
+        if self._reader is None:
+            self._head += data
+            if len(self._head) < HEAD and b"\n" not in self._head.lstrip():
+                return []
+            self._open(self._head)
+            data, self._head = self._head, b""
+            if self._reader is None:
+                return []
+        found = []
+        step_ns = now_ns - time.time_ns()
+        for entry in self._reader.feed(data):
+            placed = self._on_clock(entry, step_ns)
+            if self._source.command:
+                self.at = LogsAt(entry.text("__CURSOR"))
+            elif self._regular:
+                self.at = LogsAt(place=self._began + entry.end)
+                placed = Entry({**placed.fields, PLACE: b"%d" % self.at.place})
+            if entry.of_runtime() and (placed.time_ns or 0) >= self._source.since_ns + step_ns:
+                found.append(build_block(placed))
+        return found
+
+    def _read(self) -> bytes:
+        try:
+            if self._regular:
+                if os.fstat(self._fd).st_size < self._place:  # begun anew, as logrotate's copytruncate does
+                    self._place = self._began = 0
+                    self._reader, self._head = None, b""
+                data = os.pread(self._fd, _CHUNK, self._place)
+                self._place += len(data)
+                return data
+            if not select.select([self._fd], [], [], 0)[0]:
+                return b""
+            data = os.read(self._fd, _CHUNK)
+        except OSError as error:
+            self._end(f"{self._source.name}: {error.strerror}")
+            return b""
+        if not data:
+            self._end(self._end_of_child() if self._child is not None else f"{self._source.name} has ended")
+        return data
+
+    def _on_clock(self, entry: Entry, step_ns: int) -> Entry:
+        """The entry at its time on the capture's clock, which is CLOCK_MONOTONIC: exactly so where journald has that of
+        this boot, else by how far the wall clock is from it now."""
+        monotonic, real = entry.number("__MONOTONIC_TIMESTAMP"), entry.number("__REALTIME_TIMESTAMP")
+        time_ns = entry.time_ns or 0
+        if monotonic and real and entry.fields.get("_BOOT_ID") == self._boot:
+            step_ns = (monotonic - real) * 1000 + self._offset_ns
+        return entry.at(time_ns + step_ns)
+
+    def _end_of_child(self) -> str:
+        child = self._child
+        assert child is not None
+        assert child.stderr is not None
+        os.set_blocking(child.stderr.fileno(), False)
+        said = (child.stderr.read() or b"").strip().splitlines()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(1)
+        status = "" if child.returncode is None else f" with status {child.returncode}"
+        last = f": {said[-1].decode('utf-8', 'replace')}" if said else ""
+        return f"journalctl has ended{status}{last}"
+
+    def close(self) -> None:
+        """End the journalctl, which is ours alone."""
+        child = self._child
+        if child is not None:
+            child.kill()  # it is asked in no other way: a relay's processes ignore the signals of terminals
+            child.wait()
+            for stream in (child.stdout, child.stderr):
+                if stream is not None:
+                    stream.close()
+
+
+def _boot_id() -> bytes:
+    with suppress(OSError), open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        return file.read().strip().replace(b"-", b"")
+    return b""
