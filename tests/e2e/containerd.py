@@ -74,10 +74,10 @@ def missing_programs() -> list[str]:
 class Containerd:
     """One containerd with its own root, state and sockets; a context manager that leaves nothing behind.
 
-    `wrapper` is a command put before containerd's own (strace).
+    `wrapper` is a command put before containerd's own (strace), `stderr` where its log goes instead of into `log`.
     """
 
-    def __init__(self, wrapper: tuple[str, ...] = ()) -> None:
+    def __init__(self, wrapper: tuple[str, ...] = (), stderr: int | None = None) -> None:
         self.token = "pwt-" + secrets.token_hex(3)
         self.run = Path("/run", self.token)
         self.base = Path(tempfile.mkdtemp(prefix=f"{self.token}-"))
@@ -90,6 +90,7 @@ class Containerd:
         self.sandboxes: set[str] = set()
         """Every shim's id seen so far: what its socket's name is made of."""
         self._wrapper = wrapper
+        self._stderr = stderr
         self._process: subprocess.Popen[bytes] | None = None
         self._config = self.base / "config.toml"
         self._config.write_text(
@@ -132,7 +133,8 @@ class Containerd:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._wrapper, "containerd", "-c", str(self._config)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log if self._stderr is None else self._stderr,
+                start_new_session=True,
             )  # fmt: skip
         if not wait_until(self._answers, seconds):
             raise RuntimeError(f"containerd does not answer:\n{self.log_end()}")

@@ -25,8 +25,8 @@ _CHUNK: Final = 64 << 10
 """Bytes taken at once: the ring waits meanwhile."""
 _BEFORE: Final = 1 << 20
 """So many bytes of a file's end are looked through for what was written since the trace began."""
-LAST_S: Final = 0.3
-"""How long a trace waits at its end: journald tells those who follow it of new lines up to 0.25 s later."""
+LAST_S: Final = 0.5
+"""So long at most a trace waits at its end for what is left of a log."""
 _BINARY: Final = b"LPKSHHRH"
 """How journald's own files begin."""
 _JOURNALS: Final = ("/run/log/journal/*/*.journal", "/var/log/journal/*/*.journal")
@@ -66,7 +66,7 @@ def open_source(what: str) -> Source:
         if program is None:
             raise PodwireError("--journal: there is no journalctl here (--journal FILE reads a log that is a file)")
         fields = ",".join(name for name in KEPT if name != "__CURSOR")
-        command = (program, "-q", "--no-pager", "-f", "-o", "export", f"--output-fields={fields}")
+        command = (program, "-q", "--no-pager", "-o", "export", f"--output-fields={fields}")
         where = ("-D", what) if what else ()
         return Source(f"the journal in {what}" if what else "the journal", now_ns, (*command, *where, *matches()))
     name = "standard input" if what == "-" else what
@@ -115,18 +115,18 @@ class Journal:
         self._regular = False
         self._boot = _boot_id()
         if source.command:
-            self._follow_journal(source.command)
+            self._ask_journal("-f", "--no-tail")
         else:
             self._follow_file()
         if not self._regular and not self._ended:
             poll.register(self._fd, select.POLLIN)
 
-    def _follow_journal(self, command: tuple[str, ...]) -> None:
+    def _ask_journal(self, *options: str) -> None:
         begin = f"--after-cursor={self.at.cursor}" if self.at.cursor else f"--since=@{self._source.since_ns // 10**9}"
-        program, *rest = command
+        program, *rest = self._source.command
         try:
             self._child = subprocess.Popen(
-                [program, begin, "--no-tail", *rest],
+                [program, begin, *options, *rest],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -167,21 +167,28 @@ class Journal:
             self._poll.unregister(self._fd)
 
     def rest(self, now_ns: int) -> list[bytes]:
-        """Return what is left when the capture ends, and what comes in the moment that journald takes to tell of it."""
+        """Return what is left when the capture ends. journald tells those who follow it of new lines up to half a
+        second later, but has them in its files at once: it is asked once more, for the lines after the last one."""
         found: list[bytes] = []
+        while not self._ended and (data := self._read()):
+            found += self._blocks(data, now_ns)
+        if self._regular or self._ended:
+            return found
+        if self._child is not None:
+            self.close()
+            self._ask_journal()
         until = time.monotonic() + LAST_S
         while not self._ended and (left := until - time.monotonic()) > 0:
-            entries = self.read(now_ns)
-            found += entries
-            if self._regular and not entries:
-                break
-            if not self._regular:
-                select.select([self._fd], [], [], left)
+            if select.select([self._fd], [], [], left)[0]:
+                found += self._blocks(self._read(), now_ns)
+        self._end_told = True
         return found
 
     def read(self, now_ns: int) -> list[bytes]:
         """Return a block of each line that there is now; `now_ns` is the capture's time. Never waits, never raises."""
-        data = b"" if self._ended else self._read()
+        return [] if self._ended else self._blocks(self._read(), now_ns)
+
+    def _blocks(self, data: bytes, now_ns: int) -> list[bytes]:
         if not data:
             return []
         if self._reader is None:
