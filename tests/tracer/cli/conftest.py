@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def server(folder: Path) -> Iterator[Path]:
 def trace(folder: Path, server: Path) -> Iterator[Start]:
     running: list[Trace] = []
 
-    def start(*options: str, **more: str) -> Trace:
+    def start(*options: str, **more: Any) -> Trace:
         sockets = ("--socket", f"cri={server}", "--socket", f"task={folder}/s")
         running.append(Trace(folder, *sockets, *options, **more))
         return running[-1]

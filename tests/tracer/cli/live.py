@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import grpc
 
@@ -72,10 +72,10 @@ def client(path: Path, watch: Callable[[grpc.ChannelConnectivity], None] | None 
 class Running:
     """A running command."""
 
-    def __init__(self, folder: Path, command: str, *options: str) -> None:
+    def __init__(self, folder: Path, command: str, *options: str, stdin: IO[bytes] | None = None) -> None:
         self.out, self.err = folder / f"{command}.out", folder / f"{command}.err"
         with self.out.open("wb") as out, self.err.open("wb") as err:
-            self.process = subprocess.Popen([*COMMAND, command, *options], stdout=out, stderr=err)
+            self.process = subprocess.Popen([*COMMAND, command, *options], stdin=stdin, stdout=out, stderr=err)
 
     def said(self) -> list[str]:
         """The lines of its stderr."""
@@ -107,8 +107,8 @@ class Running:
 class Trace(Running):
     """A running `podwire trace`."""
 
-    def __init__(self, folder: Path, *options: str, ready: str = "tracing") -> None:
-        super().__init__(folder, "trace", *options)
+    def __init__(self, folder: Path, *options: str, ready: str = "tracing", stdin: IO[bytes] | None = None) -> None:
+        super().__init__(folder, "trace", *options, stdin=stdin)
         if ready:
             self.wait_for(lambda: any(line.startswith("cri ") and ready in line for line in self.said()))
 

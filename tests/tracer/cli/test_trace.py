@@ -420,3 +420,56 @@ def test_the_paths_are_given_back_even_while_nobody_reads_the_lines(folder: Path
             time.sleep(0.01)
         traced.send_signal(signal.SIGTERM)
         assert traced.wait(10) == 130
+
+
+def entry_now(text: str) -> bytes:
+    return f"__REALTIME_TIMESTAMP={time.time_ns() // 1000}\nSYSLOG_IDENTIFIER=containerd\nMESSAGE={text}\n\n".encode()
+
+
+@pytest.mark.parametrize("through", ["file", "stdin"])
+def test_lines_of_a_log_that_grows_stand_between_the_calls(
+    folder: Path, server: Path, trace: Start, through: str
+) -> None:
+    log = folder / "journal.export"
+    log.write_bytes(entry_now("older"))
+    if through == "stdin":
+        with client(server), subprocess.Popen(["tail", "-f", "-c", "+1", log], stdout=subprocess.PIPE) as tail:
+            traced = trace("-w", str(folder / "x.pcapng"), "--journal", "-", stdin=tail.stdout)
+            _log_and_call(folder, server, traced, log)
+            tail.kill()
+    else:
+        traced = trace("-w", str(folder / "x.pcapng"), "--journal", str(log))
+        _log_and_call(folder, server, traced, log)
+        assert f"log {log}: following what the runtimes write" in traced.said()
+
+
+def _log_and_call(folder: Path, server: Path, traced: Trace, log: Path) -> None:
+    with client(server) as call:
+        call("Version", version="first")
+        traced.wait_for(lambda: len(traced.printed()) == 1)
+        with log.open("ab") as file:
+            file.write(entry_now("token=abc between"))
+        traced.wait_for(lambda: len(traced.printed()) == 2)
+        call("Version", version="second")
+        traced.wait_for(lambda: len(traced.printed()) == 3)
+        assert traced.interrupt() == 0
+    first, line, second = traced.printed()
+    assert "Version" in first
+    assert line.split()[1:] == ["*", "log", "containerd", "token=***", "between"]
+    assert "Version" in second
+    times = [each.split()[0] for each in (first, line, second)]
+    assert times == sorted(times)
+    assert run("decode", str(folder / "x.pcapng")).stdout.splitlines() == traced.printed()
+
+
+def test_without_a_journalctl_the_journal_is_refused_before_anything_is_done(
+    folder: Path, server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(folder / "bin"))
+    inode = server.stat().st_ino
+    done = run("trace", f"--socket=cri={server}", "-w", str(folder / "x.pcapng"), "--journal")
+    text = "podwire: --journal: there is no journalctl here (--journal FILE reads a log that is a file)\n"
+    assert (done.returncode, done.stderr) == (2, text)
+    assert not (folder / "x.pcapng").exists()
+    assert server.stat().st_ino == inode

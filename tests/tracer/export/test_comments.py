@@ -17,7 +17,7 @@ from tests.tracer.export.test_export import CAPTURES, NRI, POD, ROOT, decoded, p
 from tests.tracer.made import MS, SECOND, TASK
 from tests.tracer.made import POD as SANDBOX
 from tests.tracer.written import Written
-from tracer.capture.bundle import Bundle, BundleFile
+from tracer.capture.bundle import Bundle, BundleFile, build_block
 from tracer.capture.conversation import CaptureWriter
 from tracer.capture.packets import Packet
 from tracer.capture.reader import open_capture
@@ -155,7 +155,7 @@ def test_metadata_and_what_no_schema_has_is_said_to_be_masked(tmp_path: Path) ->
 
 def bundled(written: Written, stream: int, connection: int = 7) -> None:
     file = BundleFile("config.json", "file", 2, b'{"process":{"env":["A=hunter2"]}}')
-    written.writer.keep(Bundle(connection, stream, "x", f"/run/b/{stream}", (file,)))
+    written.writer.keep(build_block(Bundle(connection, stream, "x", f"/run/b/{stream}", (file,))))
 
 
 @pytest.mark.parametrize(("since", "bundles"), [(0, ["/run/b/1", "/run/b/5", "/run/b/3"]), (1, ["/run/b/3"])])
