@@ -27,6 +27,8 @@ class Census:
         self._kept: list[Pod | Container | None] = [None]
         self._told: list[Whom] = [NOBODY]
         self._look_at = 0.0
+        self.stirred = False
+        """Something has come since all of them were looked at."""
 
     def number(self, place: Place | None) -> int:
         """The number of the container or pod that a call is about; 0: not known."""
@@ -45,10 +47,15 @@ class Census:
             self._kept.append(whom)
         return number
 
+    @property
+    def due(self) -> bool:
+        """Whether it is time to look at all of them, and worth it."""
+        return self.stirred and time.monotonic() >= self._look_at
+
     def news(self, *, all: bool = False) -> list[Whom]:
         """Those that are new, and from time to time those that have changed; `all`: look at all of them now."""
         begun = time.monotonic()
-        all = all or begun >= self._look_at
+        all = all or self.due
         at = 1 if all else len(self._told)
         found = []
         while at < len(self._kept):  # a container's pod may get its number only here
@@ -64,6 +71,7 @@ class Census:
             at += 1
         if all:
             now_s = time.monotonic()
+            self.stirred = False
             self._look_at = now_s + max(LEAST_S, (now_s - begun) * LOOK_APART)
         return found
 

@@ -104,6 +104,7 @@ class Indexer:
 
     def take(self, updates: list[Update]) -> None:
         """Take what changed."""
+        self._census.stirred |= bool(updates)
         for update in updates:
             self._correlator.update(update)
             if type(update) is CallUpdate:
@@ -164,9 +165,9 @@ class Indexer:
         self._lines.append((self._finding_ns, text.rstrip("\n")))
 
     @property
-    def waiting(self) -> int:
-        """Calls that the next batch will tell of."""
-        return len(self._touched)
+    def waiting(self) -> bool:
+        """Whether the next batch would tell of anything."""
+        return bool(self._touched) or self._census.due
 
     def batch(self, read: int, size: int, now_ns: int, *, complete: bool = False) -> Batch:
         """Return what was taken since the last one."""

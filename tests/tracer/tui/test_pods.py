@@ -82,7 +82,7 @@ def test_what_is_learnt_later_changes_rows_that_were_told_before(tmp_path: Path)
         indexer.at(decoder, capture)
         for item in capture:
             indexer.take(decoder.feed(item))
-            indexer._census._look_at = 0
+            indexer._census._look_at = 0  # as if time had passed
             batch = indexer.batch(0, 0, decoder.now_ns)
             told.append((len(batch.parents), len(batch.whoms)))
             rows.add(batch)
@@ -261,3 +261,33 @@ def test_a_bar_lies_where_its_time_does() -> None:
     assert axis(0, 1000, 40).split() == ["+0µs", "+0µs", "+1µs"]
     assert len(axis(0, 10**9, 40)) == 40
     assert axis(0, 10**9, 12) == "+0µs +1.000s"
+
+
+def test_what_is_learnt_last_is_told_though_nothing_comes_any_more(tmp_path: Path) -> None:
+    """The sandbox's own calls are told of before RunPodSandbox answers, which names them; then all is quiet."""
+    from tracer.tui.indexer import Indexer
+
+    def create() -> str:
+        return next(
+            rows.labels[rows.whom[row]] for row in range(len(rows)) if rows.kinds[rows.kind[row]].method == "Create"
+        )
+
+    rows, decoder = Rows(), Decoder()
+    with (tmp_path / "states").open("wb") as states, open_recorded(str(POD)) as capture:
+        indexer = Indexer(Registry.bundled(), states)
+        indexer.at(decoder, capture)
+        for item in capture:
+            updates = decoder.feed(item)
+            if any(isinstance(each, CallUpdate) and each.call.method == "RunPodSandbox" for each in updates):
+                rows.add(indexer.batch(0, 0, decoder.now_ns))
+            indexer.take(updates)
+            if any(each.kind == "ended" and each.call.method == "RunPodSandbox" for each in updates if each.call):
+                break
+        rows.add(indexer.batch(0, 0, decoder.now_ns))
+        assert create() == ""
+        assert not indexer.waiting  # it was looked at a moment ago
+        indexer._census._look_at = 0  # as if time had passed
+        assert indexer.waiting
+        rows.add(indexer.batch(0, 0, decoder.now_ns))
+        assert create() == "pod"
+        assert not indexer.waiting
