@@ -172,7 +172,7 @@ def walk_through_a_replay(walk: Walk) -> None:
     walk.press("minus", "paused")
     walk.press("space", "x0.25 ")
     walk.press("colon", "columns, sort")
-    walk.type("speed 1000000", lambda text: "paused" in text)  # it is at its end
+    walk.type("speed 1000", lambda text: "paused" in text)  # it is at its end
     walk.press("q", "ended with 0")
 
 

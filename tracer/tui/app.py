@@ -119,7 +119,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         self.prompt = Prompt(self._completions, id="prompt")
         self.narrowing = Narrowing(self.rows, setup.match)
         self.player = None if setup.replay is None else Player(self.rows, setup.replay)
-        self._follow = setup.behind.growing
+        self._follow = setup.behind.growing or setup.replay is not None
         self._held_at: int | None = None
         """So many rows there were when the screen was held."""
         self._search: Question | None = None
