@@ -48,6 +48,11 @@ class CopyOut:
         self._gone = select.poll()
         self._gone.register(fd, 0)  # of a pipe that nobody reads any more the kernel says POLLERR
 
+    @property
+    def lost(self) -> int:
+        """Bytes of files that were removed before it was their turn."""
+        return self._row.lost
+
     def copy(self) -> bool:
         """Pass on what can be passed on; whether everything there is has gone. Raises BrokenPipeError if the reader has
         gone, also where there is nothing to pass on."""
@@ -84,7 +89,7 @@ class CopyOut:
                 self._rest = self._through.finish()
                 self._copy_until(until)
             here = len(self._rest) + os.fstat(self._file.fileno()).st_size - self._file.tell()
-            return here + self._row.look() + self._row.lost
+            return here + self._row.look() + self.lost
         finally:
             os.set_blocking(self._fd, True)
             self._file.close()

@@ -181,10 +181,10 @@ def run(
     args: argparse.Namespace,
     say: Say = say,
     through: Stage | None = None,
-    tick: Callable[[Live], None] | None = None,
+    tick: Callable[[Live, int], None] | None = None,
 ) -> int:
     """Trace until told to stop; returns the exit status. What it says goes to `say`, what `-w -` writes goes `through`,
-    and `tick` is called twice a second at least."""
+    and `tick` is called twice a second at least, with how many bytes were overwritten before they could go that way."""
     from tracer import discover
     from tracer.capture.journal_source import no_journal, open_source
     from tracer.capture.room import FOREGROUND, Limits, background
@@ -391,7 +391,7 @@ class Shown:
 
 
 def _follow(
-    live: Live, decoder: Decoder, shown: Shown | None, copy: CopyOut | None, tick: Callable[[Live], None] | None
+    live: Live, decoder: Decoder, shown: Shown | None, copy: CopyOut | None, tick: Callable[[Live, int], None] | None
 ) -> None:
     """Read the capture as it grows, and show what it tells, until it is complete."""
     from tracer.live import HINT_S
@@ -401,7 +401,7 @@ def _follow(
         if copy is not None:
             copy.copy()
         if tick is not None:
-            tick(live)
+            tick(live, 0 if copy is None else copy.lost)
         if shown is None:
             continue
         for item in batch:

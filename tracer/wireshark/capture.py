@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from protos.errors import PodwireError
 from protos.hops import HOPS
-from tracer.output.units import counted
+from tracer.output.units import counted, size
 
 if TYPE_CHECKING:
     from protos.registry import Registry
@@ -84,17 +84,23 @@ def capture(wanted: Wanted, fifo: str, controls: tuple[str, str] | None) -> int:
         else:
             toolbar.warn(text)
 
-    def tick(live: Live) -> None:
+    def tick(live: Live, lost: int) -> None:
         if os.getppid() != wireshark:  # killed; its dumpcap goes on reading until it has something to tell
             live.leave()
         if toolbar is not None:
-            toolbar.tick(live, [] if through is None else through.notes())
+            overwritten = [f"{size(lost)} overwritten before they were taken"] if lost else []
+            toolbar.tick(live, overwritten + notes())
 
-    status = run("trace", words, say=say, through=through, tick=tick)
-    for note in [] if through is None else through.notes():
-        say(note)
-    if toolbar is not None:
-        toolbar.close()
+    def notes() -> list[str]:
+        return [] if through is None else through.notes()
+
+    try:
+        status = run("trace", words, say=say, through=through, tick=tick)
+        for note in notes():
+            say(note)
+    finally:
+        if toolbar is not None:
+            toolbar.close()
     return status
 
 
