@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
+from collections import Counter
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from tests.tracer.written import Written
 from tracer.cli import main
 
 SECRET = "hunter2-it-is"
+RECORDED = Path(__file__).parents[3] / "captures" / "own16-journal.pcapng.gz"
 
 
 @pytest.fixture
@@ -173,3 +177,34 @@ def test_a_journal_without_a_line_for_the_capture_is_told(
         err
         == f"--journal {path}: no line of a runtime's log in the time of the capture (2 lines are of other programs)\n"
     )
+
+
+def test_a_recorded_journal_s_lines_stand_within_the_calls_that_they_tell_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """captures/README.md says how it was made."""
+    told = [json.loads(line) for line in said(capsys, "decode", "--json", RECORDED)[0]]
+    assert Counter(each["kind"] for each in told) == {"call": 65, "log": 73}
+    lines = [each for each in told if each["kind"] == "log"]
+    assert Counter(line["source"] for line in lines) == {"containerd": 72, "kubelet": 1}
+    calls = {each["method"]: each for each in told if each["kind"] == "call" and each["hop"] == "cri"}
+    for method in ("RunPodSandbox", "CreateContainer", "StartContainer", "StopPodSandbox", "RemovePodSandbox"):
+        call = calls[method]
+        begin = datetime.fromisoformat(call["time"])
+        end = begin + timedelta(microseconds=call["duration_ns"] / 1000)
+        found = [line for line in lines if re.search(rf'msg="{method} (for|within|\\")', line["text"])]
+        assert len(found) >= 2, method
+        for line in found:
+            assert begin <= datetime.fromisoformat(line["time"]) <= end, line["text"]
+            assert line["pod"] == call["pod"]
+    (kubelets,) = [line for line in lines if line["source"] == "kubelet"]
+    assert kubelets["pod"]["name"] == "logged"
+    assert kubelets["level"] == "info"
+    told_story, _ = said(capsys, "story", "default/logged", RECORDED)
+    assert sum(" * log    " in line for line in told_story) == sum("pod" in line for line in lines)
+    page = tmp_path / "story.html"
+    said(capsys, "story", "default/logged", RECORDED, "--html", page)
+    assert page.read_text().count('class="log"') == sum("pod" in line for line in lines)
+    clean = tmp_path / "clean.pcapng"
+    said(capsys, "redact", RECORDED, clean)
+    assert [json.loads(line) for line in said(capsys, "decode", "--json", clean, "--show-secrets")[0]] == told
