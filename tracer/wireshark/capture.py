@@ -98,6 +98,8 @@ def capture(wanted: Wanted, fifo: str, controls: tuple[str, str] | None) -> int:
         status = run("trace", words, say=say, through=through, tick=tick)
         for note in notes():
             say(note)
+        if status == 1 and toolbar is not None:  # a dialog, not a line that passes
+            talk.say("podwire: the capture is not complete: the toolbar's log says why")
     finally:
         if toolbar is not None:
             toolbar.close()

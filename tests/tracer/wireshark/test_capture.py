@@ -16,6 +16,7 @@ import grpc
 import pytest
 
 from protos.errors import PodwireError
+from tests.e2e.killing import RelayProcesses
 from tests.tracer.cli.live import REGISTRY, client, grpc_server
 from tests.tracer.wireshark.fifos import Extcap
 from tracer.wireshark import capture
@@ -112,6 +113,18 @@ def test_it_ends_when_nobody_reads_any_more_although_nothing_happens(folder: Pat
         extcap.go_away()
         assert extcap.process.wait(10) == 0
         assert extcap.said() == []
+    assert (folder / "cri.sock").stat().st_ino == before
+
+
+def test_a_capture_that_is_not_complete_is_a_line_that_wireshark_shows(folder: Path, tmp_path: Path) -> None:
+    before = (folder / "cri.sock").stat().st_ino
+    with Extcap(tmp_path, sockets(folder)) as extcap:
+        extcap.wait_for(lambda: exchanged(folder, before))
+        with RelayProcesses.of(extcap.process.pid) as relay:
+            relay.kill_all()
+        assert extcap.process.wait(10) == 1
+        assert extcap.said() == ["podwire: the capture is not complete: the toolbar's log says why"]
+        extcap.wait_for(lambda: "the relay was killed" in extcap.texts(LOG, Command.ADD))
     assert (folder / "cri.sock").stat().st_ino == before
 
 
