@@ -50,7 +50,8 @@ class Tshark:
         with self.out.open("wb") as out, self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 ["unshare", "-m", "sh", "-c", script, "sh", *options],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=errors, env={**os.environ, "HOME": str(folder)},
+                stdin=subprocess.DEVNULL, stdout=out, stderr=errors,
+                env={**os.environ, "HOME": str(folder), "TMPDIR": str(folder)},
             )  # fmt: skip
 
     def exchanged(self) -> bool:
