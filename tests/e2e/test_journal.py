@@ -136,7 +136,7 @@ def test_lines_stand_on_the_time_axis_of_the_calls_and_name_their_pod(
     told_story = subprocess.run(
         [*PODWIRE, "story", pod.name, capture], capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    assert sum(" log    containerd" in line for line in told_story) == sum("pod" in line for line in lines) > 10
+    assert sum(" log    containerd" in line for line in told_story) >= sum("pod" in line for line in lines) > 10
 
 
 @pytest.mark.tshark

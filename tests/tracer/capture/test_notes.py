@@ -15,6 +15,8 @@ from tracer.capture.notes import note_text
         ({"podwire": "clock set", "by_ns": -7_200_000_000_000}, "the clock was set back by 2h00m"),
         ({"podwire": "paused", "from_ns": 5, "to_ns": 2_000_000_005, "bytes": 12_000}, "paused for 2.000s"),
         ({"podwire": "paused", "bytes": "many", "connections": 1}, "0 B of traffic and 1 whole connection missing"),
+        ({"podwire": "paused", "bytes": 1, "lines": 3}, "1 B of traffic and 3 lines of logs missing"),
+        ({"podwire": "log ended", "why": "journalctl has ended"}, "no more lines of the log: journalctl has ended"),
         ({"podwire": 1, "hop": "cri"}, ""),
         ({}, ""),
     ],

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from tests.tracer.capture.rings import (
     told_by,
 )
 from tracer.capture import recorder, room
+from tracer.capture.journal_source import open_source
 from tracer.capture.packets import Notice, Packet
 from tracer.capture.reader import open_capture
 from tracer.capture.recorder import Recorder
@@ -312,6 +314,39 @@ def test_r9_what_came_in_a_pause_is_there_after_a_kill(tmp_path: Path, weather: 
     assert ((2, 0) in told) == (step.kind == Kind.OPEN)
     assert ("closed" in told[1, 0]) == (step.kind == Kind.FIN)
     assert any("clock" in note for note in notes) == (step.kind == Kind.CLOCK)
+
+
+def test_r9_lines_of_logs_are_dropped_in_a_pause_and_counted(tmp_path: Path, weather: Weather) -> None:
+    path, log = tmp_path / "x", tmp_path / "log"
+    path.touch()
+    log.touch()
+    source = open_source(str(log))
+    looks = iter([(False, "one"), (True, "two"), (True, "three"), (False, "four")])
+    steps = [listener(1), opening(1, 1, START_NS + 1), Step(Kind.END, 0, 0, 0, START_NS + 5, b"")]
+    with shared_memory(1 << 20) as (shared, _, link):
+        writer = RingWriter(shared)
+
+        def look(reader: sh.RingReader) -> bool:
+            weather.low, text = next(looks, (False, ""))
+            stamp = time.time_ns() // 1000 + 1
+            with log.open("a") as file:
+                file.write(
+                    f"__REALTIME_TIMESTAMP={stamp}\nSYSLOG_IDENTIFIER=kubelet\nMESSAGE={text}\n\n" if text else ""
+                )
+            if not text or len(steps) > 1:
+                put(writer, steps.pop(0))
+            drain(reader)
+            return True
+
+        one = Recorder(os.open(path, os.O_RDWR), Limits(free=Floor(((10, 0),))), link, logs=source)
+        drain, one._drain = one._drain, look  # type: ignore[method-assign] # the moment between two looks
+        one.run(shared)
+    os.close(source.fd)
+    with open_capture(str(path)) as capture:
+        notes = [item for item in capture if isinstance(item, Notice)]
+    assert [each.entry.text("MESSAGE") for each in notes if each.entry is not None] == ["one", "four"]
+    (paused,) = [each.text for each in notes if each.text.startswith("paused")]
+    assert paused.endswith("0 B of traffic and 2 lines of logs missing")
 
 
 def test_r9_a_disk_that_stays_full_ends_the_capture_at_a_whole_block(tmp_path: Path, weather: Weather) -> None:
