@@ -89,6 +89,16 @@ def test_arbitrary_bytes_never_raise_and_what_follows_an_empty_line_is_read(nois
         assert read(b"?" + noise + b"\n\n" + PLAIN)[0][-1].fields == read(PLAIN)[0][0].fields
 
 
+def test_a_length_that_no_field_has_takes_its_entry_alone() -> None:
+    found, skipped = read(b"MESSAGE\n\xff\xff\xff\xff\xff\xff\xff\x7f\n\n" + PLAIN)
+    assert ([entry.fields for entry in found], skipped) == ([read(PLAIN)[0][0].fields], 1)
+
+
+def test_a_value_that_is_no_line_is_written_with_its_length() -> None:
+    for value in (b"a\nb", b"a\0b"):
+        assert build_entry(Entry({"MESSAGE": value})) == binary(b"MESSAGE", value)
+
+
 def test_a_reader_that_begins_in_the_midst_takes_whole_entries_alone() -> None:
     reader = ExportReader(in_midst=True)
     assert reader.feed(LINES[7:]) == []

@@ -52,6 +52,7 @@ def told(node: Node) -> Node:
         (f"/var/lib/kubelet/pods/{UID}/volumes", ONE, ""),
         (f'"x" containerID="containerd://{MAIN}"', ONE, MAIN),
         (f"ListPodSandbox returns {ONE} {TWO}", "", ""),
+        (f"containers {MAIN} and of another pod {TWO}", "", ""),
         (f"image sha256:{MAIN} pulled", "", ""),
         (f"{MAIN}0 {MAIN[:13]} default/web-0", "", ""),
     ],
