@@ -23,7 +23,7 @@ CHUNK: Final = 1 << 20
 """Bytes taken at once, of the file and out of its compression."""
 
 _GZIP = b"\x1f\x8b"
-_SECTION_HEADER = b"\n\r\r\n"
+SECTION_HEADER = b"\n\r\r\n"
 
 
 def open_capture(path: str, *, follow: bool = False) -> CaptureFile:
@@ -192,7 +192,7 @@ class CaptureFile:
             self._gzip = _Gunzip()
             self._gzip.put(head)
             return self._decompress(self._gzip)
-        if head.startswith(_SECTION_HEADER):
+        if head.startswith(SECTION_HEADER):
             self._reader = PcapngReader()
         elif head[:4] in MAGICS:
             self._reader = PcapReader()

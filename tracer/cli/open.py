@@ -99,7 +99,7 @@ def show(args: argparse.Namespace, capture: str, behind: Behind, speed: float | 
     try:
         unicode = Look.of(sys.stdout).unicode
         setup = Setup(source, behind, registry, capture, args.utc, unicode, speed)
-        setup = replace(setup, match=match, filter=args.filter or "", show_secrets=args.show_secrets)
+        setup = replace(setup, match=match, filter=args.filter or "", show_secrets=args.show_secrets, words=options)
         return PodwireApp(setup).run() or "leave"
     finally:
         source.close()

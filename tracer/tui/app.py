@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,6 +20,7 @@ from textual.events import Resize
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input
+from textual.worker import Worker
 
 from dissectors.render import Renderer
 from protos.errors import PodwireError
@@ -39,7 +41,7 @@ from tracer.tui.player import Player, parse_moment, parse_speed
 from tracer.tui.pods import OfCall, PodList, about
 from tracer.tui.prompt import Prompt
 from tracer.tui.rows import Rows, Whom, code_name
-from tracer.tui.save import save
+from tracer.tui.save import Saving
 from tracer.tui.session import Behind, LiveSession
 from tracer.tui.source import IndexerError, Matches, Source
 from tracer.tui.status import status_spans
@@ -82,6 +84,8 @@ class Setup:
     filter: str = ""
     """What to begin with."""
     show_secrets: bool = False
+    words: Sequence[str] = ()
+    """Options of the processes that read the capture: schemas, secrets."""
 
 
 class Main(Screen[None], inherit_bindings=False):
@@ -126,6 +130,9 @@ class PodwireApp(App[str], inherit_bindings=False):
         self._heard = self._joined = 0
         """Of so many changes of pods and containers, and of which pod a container is, the screen knows."""
         self._said: Span | None = None
+        self._saving: Worker[None] | None = None
+        self._gives_up = False
+        """Whoever left was told what is still being saved."""
         self._zoomed = False
         self._looked = 0.0
         self._ticked = time.monotonic()
@@ -215,7 +222,7 @@ class PodwireApp(App[str], inherit_bindings=False):
                     self.narrowing.matches.end()
             self._look_again()
         if self.setup.behind.left:
-            self._leave("leave")
+            self._leave("leave", at_once=True)
             return
         self._draw()
 
@@ -494,18 +501,26 @@ class PodwireApp(App[str], inherit_bindings=False):
     def _save_given(self, text: str) -> None:
         if not text:
             return
-        shown = [self.view.row(at) for at in range(len(self.view))]
-        self.say(
-            save(
-                text,
-                self.setup.capture,
-                shown,
-                len(self.rows),
-                self.setup.registry,
-                self.side.detail.renderer,
-                self._text_line,
-            )
-        )
+        if self._is_saving:
+            raise PodwireError("another file is still being saved")
+        shown = array("I", map(self.view.row, range(len(self.view))))
+        saving = Saving.of(text, shown, len(self.rows))
+        self._saving = self.run_worker(self._save(saving), exit_on_error=False)
+
+    async def _save(self, saving: Saving) -> None:
+        setup = self.setup
+        words = [*setup.words, *(["--follow"] if setup.behind.growing else [])]
+        try:
+            if saving.form == "text":
+                self.say(await saving.text(self._text_line))
+            else:
+                self.say(await saving.calls(setup.capture, self.rows, words, self.say))
+        except PodwireError as error:
+            self.say(str(error), wrong=True)
+
+    @property
+    def _is_saving(self) -> bool:
+        return self._saving is not None and not self._saving.is_finished
 
     def _text_line(self, row: int) -> str:
         rows, kind = self.rows, self.rows.kinds[self.rows.kind[row]]
@@ -869,7 +884,11 @@ class PodwireApp(App[str], inherit_bindings=False):
             return False
         return True
 
-    def _leave(self, how: str) -> None:
+    def _leave(self, how: str, *, at_once: bool = False) -> None:
+        if self._is_saving and not (at_once or self._gives_up):
+            self._gives_up = True
+            self.say("a file is still being saved: leave once more to give it up")
+            return
         self.narrowing.end_matching()
         if isinstance(self.setup.behind, LiveSession):
             self.setup.behind.deafen()

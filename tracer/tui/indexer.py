@@ -286,13 +286,15 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # Python flushes once more
 
 
-def arguments(*, states: bool = False) -> argparse.Namespace:
+def arguments(*, states: bool = False, form: bool = False) -> argparse.Namespace:
     """What a process behind the screen is told; it comes after what it watches."""
     parser = argparse.ArgumentParser()
     parser.add_argument("capture")
     parser.add_argument("--follow", action="store_true")
     parser.add_argument("--states", type=int, required=states)
     parser.add_argument("--filter", default="")
+    parser.add_argument("--form", required=form)
+    parser.add_argument("--out", type=int, required=form)
     parser.add_argument("--show-secrets", action="store_true")
     parser.add_argument("--proto", action="append", default=[])
     parser.add_argument("--descriptor-set", action="append", default=[])

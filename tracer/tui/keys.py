@@ -78,7 +78,7 @@ KEYS = (
     Key("reverse", ("O",), "the other way round"),
     Key("copy", ("c",), "copy the value under the cursor, or the call as JSON"),
     Key("copy_command", ("C",), "copy the call as a crictl or grpcurl command"),
-    Key("save", ("w",), "save what is shown: FILE.json or FILE.txt; all of it: FILE.pcapng"),
+    Key("save", ("w",), "save what is shown: FILE.json, FILE.txt or FILE.pcapng"),
     Key("pause", ("space",), "hold the screen still while it goes on; replay: play or pause"),
     Key("step", ("full_stop",), "to when the next call begins or ends", only="replay"),
     Key("step_back", ("comma",), "to when the call before began or ended", only="replay"),

@@ -42,6 +42,7 @@ def test_every_key_and_command_of_the_screen_is_there_with_what_it_does() -> Non
     assert heads(text) == [head for head, _ in help_lines() if head]
     assert text.count("\n.TP\n") == len(heads(text)) - 1
     assert "out of a page, the detail, a filter" in text
+    assert '\n.B "\\e"\n' in text
 
 
 def test_every_exit_status_is_there() -> None:

@@ -72,11 +72,12 @@ def run(
     size: tuple[int, int] = (100, 30),
     source: Source | None = None,
     behind: Behind | None = None,
+    path: str = "",
     **setup: Any,
 ) -> PodwireApp:
-    """Open a capture, let `play` use it, close it."""
+    """Open a capture, let `play` use it, close it. Where `path` is given, what is read again is read there."""
     source = source or WholeSource(str(capture))
-    path = str(capture)
+    path = path or str(capture)
     setup = {"utc": True, "match": lambda text: WholeMatches(path, text), **setup}
     app = PodwireApp(Setup(source, behind or NothingBehind(path), Registry.bundled(), path, **setup))
 
