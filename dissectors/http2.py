@@ -14,6 +14,7 @@ import re
 from struct import Struct
 from typing import NamedTuple
 
+from dissectors.cutting import Cutter
 from dissectors.events import Direction, Malformed, Skipped
 from dissectors.foreign import looks_like
 
@@ -142,17 +143,14 @@ class _Block(NamedTuple):
     parts: list[bytes]
 
 
-class FrameReader:
+class FrameReader(Cutter):
     """Cut one direction of an HTTP/2 connection into frames. Holds at most one frame, one header block and one read."""
 
+    header_size, no_frame = HEADER_SIZE, NO_FRAME
+
     def __init__(self, direction: Direction) -> None:
-        self._direction = direction
-        self._buffer = bytearray()
-        self._offset = 0  # in the flow, of the buffer's first byte
-        self._need = 0  # below this size the buffer completes nothing
-        self._skip = 0  # bytes of a passed over payload that are still to come; the buffer is empty then
+        super().__init__(direction)
         self._started = False
-        self._unsound_since: int | None = None  # the offset at which sync was lost; None: in sync
         self._max_frame = LARGEST_FRAME_SIZE  # what a capture that begins in the middle has to take
         self._allowed = DEFAULT_MAX_FRAME_SIZE  # by the other side, which may have spoken first
         self._block: _Block | None = None
@@ -201,52 +199,24 @@ class FrameReader:
 
         A count of 0 says that this is some place in the middle of a connection.
         """
-        items: list[Item] = []
         self._started = True
-        if self._unsound_since is None and len(self._buffer) >= HEADER_SIZE:
-            high, length, kind_flags, stream_id = HEADER.unpack_from(self._buffer)
-            length, kind, head = high << 16 | length, kind_flags >> 8, bytes(self._buffer[HEADER_SIZE:])
-            if kind in _WITH_BLOCK:
-                self._miss_block(self._offset, items)
-            flags, stream_id = kind_flags & 0xFF, stream_id & _ID_MASK
-            items.append(PartialFrame(self._offset, kind, flags, stream_id, length, head))
-            self._skip = length - len(head)
-            self._offset += len(self._buffer)
-            self._buffer.clear()
-        keeps_sync = self._unsound_since is None and 0 < count <= self._skip
-        if not keeps_sync:
-            start = self._offset if self._unsound_since is None else self._unsound_since
-            self._offset += len(self._buffer)
-            self._buffer.clear()
-            if self._offset > start:
-                items.append(Skipped(self._direction, start, self._offset - start, NO_FRAME))
-        if count:
-            items.append(Skipped(self._direction, self._offset, count, "lost"))
-        self._offset += count
-        if keeps_sync:
-            self._skip -= count
-        else:
-            self._skip = 0
-            self._lose_sync(self._offset, items)
-        return items
+        return super().lost(count)
 
-    def close(self) -> list[Item]:
-        """Take note of the end; return what stayed incomplete."""
-        data = bytes(self._buffer)
-        self._buffer.clear()
-        items = self._cut(data, final=True)
-        rest = bytes(self._buffer)
-        if self._unsound_since is not None:
-            length = self._offset + len(rest) - self._unsound_since
-            if length:
-                items.append(Skipped(self._direction, self._unsound_since, length, NO_FRAME))
-        elif rest or self._skip:
+    def _begun(self, data: bytes, items: list[Item]) -> int:
+        high, length, kind_flags, stream_id = HEADER.unpack_from(data)
+        length, kind, head = high << 16 | length, kind_flags >> 8, data[HEADER_SIZE:]
+        if kind in _WITH_BLOCK:
+            self._miss_block(self._offset, items)
+        items.append(PartialFrame(self._offset, kind, kind_flags & 0xFF, stream_id & _ID_MASK, length, head))
+        return int(length) - len(head)
+
+    def _broken_off(self, rest: bytes, items: list[Item]) -> None:
+        if rest or self._skip:
             evidence = rest[:HEADER_SIZE]
             items.append(Malformed(self._direction, self._offset, "the stream ends within a frame", evidence, None))
         elif self._block is not None:
             reason, stream_id = "the stream ends within a header block", self._block.stream_id
             items.append(Malformed(self._direction, self._block.offset, reason, b"", stream_id))
-        return items
 
     def _cut(self, data: bytes, final: bool = False) -> list[Item]:
         """Return the frames at the beginning of `data`; keep the rest in the buffer."""
@@ -396,8 +366,8 @@ class FrameReader:
                 continue
             if _SOUND.match(data, end) or (final and end == len(data)):
                 since, found = self._unsound_since, self._offset + start
-                if since is not None and found > since:
-                    items.append(Skipped(self._direction, since, found - since, NO_FRAME))
+                if since is not None:
+                    self._pass_over(since, found - since, items)
                 self._unsound_since = None
                 return start
             if end + HEADER_SIZE > len(data) and not final:

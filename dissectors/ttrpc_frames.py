@@ -11,6 +11,7 @@ import re
 from struct import Struct
 from typing import NamedTuple
 
+from dissectors.cutting import Cutter
 from dissectors.events import Direction, Malformed, Skipped
 from dissectors.foreign import looks_like
 from dissectors.ttrpc_messages import sound_request, sound_response
@@ -18,6 +19,7 @@ from dissectors.ttrpc_messages import sound_request, sound_response
 HEADER = Struct(">IIBB")
 """length, stream_id, type, flags: the fast form of `layouts.TTRPC_HEADER`."""
 HEADER_SIZE = 10
+NO_FRAME = "no ttrpc frame"
 MAX_PAYLOAD = 4 << 20
 """Both implementations refuse a longer payload (ttrpc `messageLengthMax`); containerd 1.6 was seen to send 7.8 MB."""
 
@@ -71,21 +73,19 @@ def build_frame(stream_id: int, type: int, flags: int, payload: bytes) -> bytes:
     return HEADER.pack(len(payload), stream_id, type, flags) + payload
 
 
-class FrameReader:
+class FrameReader(Cutter):
     """Cut one direction of a ttrpc connection into frames (ttrpc PROTOCOL.md, Message Frame).
 
     A payload over the limit is announced once its first bytes are there, and passed over by its length. After bytes
     that are no frame, the next sound one is looked for. Holds at most one frame and one read.
     """
 
+    header_size, no_frame = HEADER_SIZE, NO_FRAME
+
     def __init__(self, direction: Direction, *, limit: int = MAX_PAYLOAD, start: int = 0) -> None:
-        self._direction = direction
+        super().__init__(direction, start)
         self._limit = limit
-        self._buffer = bytearray()
-        self._offset = start  # in the flow, of the buffer's first byte
-        self._need = HEADER_SIZE  # below this size the buffer completes nothing
-        self._skip = 0  # bytes of a payload that are still to be passed over; the buffer is empty then
-        self._unsound_since: int | None = None  # the offset at which sync was lost; None: in sync
+        self._need = HEADER_SIZE
         self._highest_id = 0
         self._candidate = _CANDIDATES[direction]
 
@@ -123,54 +123,22 @@ class FrameReader:
         known."""
         return None if self._unsound_since is not None or self._skip else bytes(self._buffer)
 
-    def lost(self, count: int) -> list[Item]:
-        """Take note of a gap. One inside a payload keeps sync: that frame comes without its payload.
+    def _begun(self, data: bytes, items: list[Item]) -> int:
+        length, stream_id, type_, flags = _unpack(data)
+        head = data[HEADER_SIZE : HEADER_SIZE + _HEAD]
+        items.append(PartialFrame(self._offset, stream_id, type_, flags, length, head, "a part of it was lost"))
+        return HEADER_SIZE + int(length) - len(data)
 
-        A count of 0 says that this is some place in the middle of a connection.
-        """
-        items: list[Item] = []
-        if self._unsound_since is None and len(self._buffer) >= HEADER_SIZE:
-            length, stream_id, type_, flags = HEADER.unpack_from(self._buffer)
-            head = bytes(self._buffer[HEADER_SIZE : HEADER_SIZE + _HEAD])
-            note = "a part of it was lost"
-            items.append(PartialFrame(self._offset, stream_id, type_, flags, length, head, note))
-            self._skip = HEADER_SIZE + length - len(self._buffer)
-            self._offset += len(self._buffer)
-            self._buffer.clear()
-        keeps_sync = self._unsound_since is None and 0 < count <= self._skip
-        if not keeps_sync:
-            start = self._offset if self._unsound_since is None else self._unsound_since
-            self._offset += len(self._buffer)
-            self._buffer.clear()
-            if self._offset > start:
-                items.append(Skipped(self._direction, start, self._offset - start, NO_FRAME))
-        if count:
-            items.append(Skipped(self._direction, self._offset, count, "lost"))
-        self._offset += count
-        if keeps_sync:
-            self._skip -= count
-        else:
-            self._skip = 0
-            self._unsound_since = self._offset
-        return items
+    def _lose_sync(self, offset: int, items: list[Item]) -> None:
+        self._unsound_since = offset
 
-    def close(self) -> list[Item]:
-        """Take note of the end; return what stayed incomplete."""
-        data = bytes(self._buffer)
-        self._buffer.clear()
-        items = self._cut(data, final=True)
-        rest = bytes(self._buffer)
-        if self._unsound_since is not None:
-            length = self._offset + len(rest) - self._unsound_since
-            if length:
-                items.append(Skipped(self._direction, self._unsound_since, length, NO_FRAME))
-        elif len(rest) >= HEADER_SIZE:
+    def _broken_off(self, rest: bytes, items: list[Item]) -> None:
+        if len(rest) >= HEADER_SIZE:
             length, stream_id, type_, flags = HEADER.unpack_from(rest)
             head = rest[HEADER_SIZE : HEADER_SIZE + _HEAD]
             items.append(PartialFrame(self._offset, stream_id, type_, flags, length, head, "the stream ends within it"))
         elif rest or self._skip:
             items.append(Malformed(self._direction, self._offset, "the stream ends within a frame", rest, None))
-        return items
 
     def _cut(self, data: bytes, final: bool = False) -> list[Item]:
         """Return the frames at the beginning of `data`; keep the rest in the buffer."""
@@ -225,8 +193,8 @@ class FrameReader:
             need = self._missing(data, start)
             if need == 0:
                 since, found = self._unsound_since, self._offset + start
-                if since is not None and found > since:
-                    items.append(Skipped(self._direction, since, found - since, NO_FRAME))
+                if since is not None:
+                    self._pass_over(since, found - since, items)
                 self._unsound_since = None
                 return start
             if need is not None and not final:
@@ -259,7 +227,6 @@ def _may_start(data: bytes) -> bool:
 
 
 Item = Frame | PartialFrame | Malformed | Skipped
-NO_FRAME = "no ttrpc frame"
 _LENGTH_MAX = 0xFFFFFF
 """The specification keeps the header's first byte zero."""
 
