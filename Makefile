@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILT_FROM := pyproject.toml hatch_build.py tracer/cli/manual.py $(shell find protos/schemas -name '*.proto')
 
-.PHONY: help demo man test lint format verify bench fuzz clean
+.PHONY: help demo man test lint format verify screens bench fuzz clean
 
 help:    ## this text
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ format: $(VENV)/.dev    ## ruff format
 verify: $(VENV)/.dev    ## read the demo and every capture in captures/ with tshark too, and compare
 	$(BIN)/podwire demo -w $(VENV)/demo.pcapng > /dev/null
 	@for file in $(VENV)/demo.pcapng captures/*.gz; do echo $$file; $(BIN)/podwire verify $$file || exit 1; done
+
+screens: $(VENV)/.dev    ## the pictures of the screen in docs/screens, anew (as PNG in build/screens; needs librsvg2-bin)
+	$(BIN)/python -m tests.tracer.tui.draw
 
 bench: $(VENV)/.dev    ## ratios to a peer, each kind in one run
 	$(BIN)/python -m tests.bench decode
