@@ -12,10 +12,12 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tracer.capture.blocks import ByteOrder
 from tracer.capture.log_times import own_time
+
+if TYPE_CHECKING:  # it brings construct, which takes a tenth of a short command's time
+    from tracer.capture.blocks import ByteOrder
 
 BLOCK_TYPE: Final = 9
 
