@@ -89,9 +89,14 @@ def check_head(head: bytes, name: str) -> None:
         open_reader(head, name)
 
 
-def no_journal() -> bool:
-    """Whether journald has left no file on this machine."""
-    return not any(glob.glob(pattern) for pattern in _JOURNALS)
+def journal_trouble() -> str:
+    """Say why a journalctl that follows this machine's journal will have nothing to tell; empty if it may have."""
+    files = [path for pattern in _JOURNALS for path in glob.glob(pattern)]
+    if not files:
+        return "there is none on this machine so far (--journal names a folder that has one, or a log that is a file)"
+    if not any(os.access(path, os.R_OK) for path in files):
+        return "this user may not read it (root may, and the groups adm and systemd-journal)"
+    return ""
 
 
 class Journal:
@@ -247,7 +252,7 @@ class Journal:
         os.set_blocking(child.stderr.fileno(), False)
         said = (child.stderr.read() or b"").strip().splitlines()
         with suppress(subprocess.TimeoutExpired):
-            child.wait(1)
+            child.wait(0.1)
         status = "" if child.returncode is None else f" with status {child.returncode}"
         last = f": {said[-1].decode('utf-8', 'replace')}" if said else ""
         return f"journalctl has ended{status}{last}"

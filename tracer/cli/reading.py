@@ -13,6 +13,7 @@ from tracer.cli.decode import broken_off, with_progress
 if TYPE_CHECKING:  # heavy: imported where it is used
     from protos.registry import Registry
     from tracer.calls import Call, Update
+    from tracer.cli.decode import Items
     from tracer.logs import Logged
     from tracer.story.correlate import Correlator
 
@@ -28,8 +29,14 @@ class Placed(NamedTuple):
     """Why it could not be read to its end, or nothing."""
 
 
-def read_placed(path: str, registry: Registry, each: Callable[[Update], object] | None = None) -> Placed:
-    """Read a capture; `each` gets every update once its call has its place. Raises PodwireError."""
+def read_placed(
+    path: str,
+    registry: Registry,
+    each: Callable[[Update], object] | None = None,
+    add_lines: Callable[[Items], Items] = iter,
+) -> Placed:
+    """Read a capture; `each` gets every update once its call has its place, `add_lines` puts those of a log between.
+    Raises PodwireError."""
     from tracer.capture.growing import open_recorded
     from tracer.pipeline import Decoder, collect_seldom
     from tracer.story.correlate import Correlator
@@ -39,7 +46,7 @@ def read_placed(path: str, registry: Registry, each: Callable[[Update], object] 
     feed, correlate = decoder.feed, correlator.update
     broken = ""
     with open_recorded(path) as capture:
-        for item in with_progress(capture):
+        for item in add_lines(with_progress(capture)):
             for update in feed(item):
                 correlate(update)
                 if each is not None:
@@ -62,6 +69,7 @@ def read_calls(
     wanted: Callable[[Call, int], bool] | None,
     take: Callable[[Call], object],
     take_line: Callable[[Logged], object] | None = None,
+    add_lines: Callable[[Items], Items] = iter,
 ) -> Placed:
     """Read a capture; `take` gets each wanted call once: as it ends, or as it is still open at the end of the capture;
     `take_line` the lines of logs.
@@ -75,7 +83,7 @@ def read_calls(
         elif take_line is not None and update.kind == "log":
             take_line(update)
 
-    placed = read_placed(path, registry, ended)
+    placed = read_placed(path, registry, ended, add_lines)
     for call in placed.open_calls:
         if wanted is None or wanted(call, placed.end_ns):
             take(call)

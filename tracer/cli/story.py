@@ -6,7 +6,15 @@ import argparse
 import sys
 
 from protos.errors import PodwireError
-from tracer.cli.decode import add_filter_option, add_schema_options, load_registry, make_filter, say_errors
+from tracer.cli.decode import (
+    add_filter_option,
+    add_journal_option,
+    add_schema_options,
+    load_registry,
+    make_filter,
+    say_errors,
+    with_journal,
+)
 from tracer.cli.reading import read_calls, running_capture
 from tracer.cli.talk import say
 from tracer.files import create_output
@@ -31,6 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--mermaid", action="store_true", help="print a Mermaid sequence diagram instead")
     add_filter_option(parser)
+    add_journal_option(parser)
     add_schema_options(parser)
 
 
@@ -49,10 +58,11 @@ def run(args: argparse.Namespace) -> int:
         args.pod, Summarizer(registry, show_secrets=args.show_secrets), show_secrets=args.show_secrets
     )
     filter = make_filter(args, registry)
-    if filter is None:
-        placed = read_calls(path, registry, None, collector.add, collector.add_line)
-    else:
-        placed = read_calls(path, registry, filter.wants, collector.add)
+    with with_journal(args, path) as add_lines:
+        if filter is None:
+            placed = read_calls(path, registry, None, collector.add, collector.add_line, add_lines)
+        else:
+            placed = read_calls(path, registry, filter.wants, collector.add)
     say_errors(filter)
     story = collector.story(placed.correlator, placed.end_ns)
     if args.html:

@@ -186,7 +186,7 @@ def run(
     """Trace until told to stop; returns the exit status. What it says goes to `say`, what `-w -` writes goes `through`,
     and `tick` is called twice a second at least, with how many bytes were overwritten before they could go that way."""
     from tracer import discover
-    from tracer.capture.journal_source import no_journal, open_source
+    from tracer.capture.journal_source import journal_trouble, open_source
     from tracer.capture.room import FOREGROUND, Limits, background
     from tracer.cli.attach import wants_screen
     from tracer.live import Live, Options, spool_folder
@@ -237,8 +237,8 @@ def run(
         tell(f"agent {args.i}: tracing AF_VSOCK")
     if logs is not None:
         tell(f"log {logs.name}: following what the runtimes write")
-        if not args.journal and no_journal():
-            tell("log the journal: there is none on this machine so far (--journal FILE reads a log that is a file)")
+        if not args.journal and (trouble := journal_trouble()):
+            tell(f"log {logs.name}: {trouble}")
     for line in _folders(targets):
         tell(line)
     detached = False

@@ -19,7 +19,7 @@ from tests.tracer.capture.test_recorder import run_in_child
 from tracer.capture import journal_source, recorder
 from tracer.capture.checkpoint import Checkpoint
 from tracer.capture.journal import PLACE, Entry, parse_block
-from tracer.capture.journal_source import Journal, LogsAt, Source, no_journal, open_source
+from tracer.capture.journal_source import Journal, LogsAt, Source, journal_trouble, open_source
 from tracer.capture.packets import Notice
 from tracer.capture.recorder import Recorder
 from tracer.capture.ring import Ring, create
@@ -244,12 +244,14 @@ def test_what_cannot_be_followed_is_refused(tmp_path: Path, monkeypatch: pytest.
         open_source("")
 
 
-def test_whether_there_is_a_journal_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_a_journal_will_tell_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_source, "_JOURNALS", (f"{tmp_path}/*/*.journal",))
-    assert no_journal()
+    assert "there is none on this machine" in journal_trouble()
     (tmp_path / "id").mkdir()
     (tmp_path / "id/system.journal").touch()
-    assert not no_journal()
+    assert journal_trouble() == ""
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    assert "this user may not read it" in journal_trouble()
 
 
 def lines_of(data: bytes) -> list[str]:

@@ -87,6 +87,18 @@ def test_a_log_of_containerd_goes_too(capture: Path, tmp_path: Path, capsys: pyt
     assert (told["kind"], told["level"], told["container"]) == ("log", "error", {"id": "3c" * 32})
 
 
+def test_a_story_has_the_lines_that_name_its_pod(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    calls = tmp_path / "calls.pcapng"
+    said(capsys, "export", RECORDED, "-o", calls, "--hop", "cri")
+    log = tmp_path / "containerd.log"
+    lines = [json.loads(line) for line in said(capsys, "decode", "--json", RECORDED)[0] if '"kind":"log"' in line]
+    log.write_text("".join(line["text"] + "\n" for line in lines if line["source"] == "containerd"))
+    story, _ = said(capsys, "story", "default/logged", calls, "--journal", log)
+    assert sum(" * log    containerd " in line for line in story) == 37
+    _, err = said(capsys, "story", "default/logged", calls, "--journal", log, "-Y", "call.failed", status=2)
+    assert err.count("\n") == 1
+
+
 def test_an_exported_capture_keeps_them_and_a_redacted_one_masks_them(
     capture: Path, journal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
