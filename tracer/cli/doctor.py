@@ -153,6 +153,7 @@ def _sockets(named: list[str]) -> Iterator[Finding]:
     if vms:
         yield _vms(vms)
     yield from _vsock()
+    yield from _journal()
 
 
 def _folder(about: str, folder: str, count: int) -> Finding:
@@ -195,6 +196,20 @@ def _vsock() -> Iterator[Finding]:
             yield Finding("ok", f"agent {name}", f"AF_VSOCK can be traced: trace -i {name}")
         else:
             yield Finding("note", f"agent {name}", f"is down: ip link set {name} up, then trace -i {name}")
+
+
+def _journal() -> Iterator[Finding]:
+    """The runtimes' own words, which a trace can record beside their calls."""
+    from protos.errors import PodwireError
+    from tracer.capture.journal_source import journal_trouble, open_source
+
+    try:
+        open_source("")
+    except PodwireError:
+        yield Finding("note", "log the journal", "no journalctl here: trace --journal FILE records one that is a file")
+        return
+    trouble = journal_trouble()
+    yield Finding("note" if trouble else "ok", "log the journal", trouble or "can be recorded too: trace --journal")
 
 
 def _main_socket(about: str, path: str) -> Iterator[Finding]:

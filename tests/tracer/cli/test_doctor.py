@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.tracer.cli.live import Start, client, run
 from tests.tracer.cli.sessions import eventually, kill_relay, of_folder
 from tests.tracer.relay.harness import ask, connect
@@ -93,3 +95,16 @@ def listening(path: Path) -> Iterator[None]:
         server.bind(str(path))
         server.listen()
         yield
+
+
+def test_whether_the_journal_can_be_recorded_too_is_said(
+    folder: Path, server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(folder / "bin"))
+    said = run("doctor", "--socket", f"cri={server}").stdout.splitlines()
+    assert "· log the journal: no journalctl here: trace --journal FILE records one that is a file" in said
+    (folder / "bin/journalctl").touch(mode=0o755)
+    said = run("doctor", "--socket", f"cri={server}").stdout.splitlines()
+    (line,) = [line for line in said if "log the journal: " in line]
+    assert "no journalctl" not in line
