@@ -11,6 +11,8 @@ from tests.tracer.tui.screen import EDGE, POD, Screen, run
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 SIZES = ((80, 24), (140, 40), (250, 80))
+STOPPED = ("space", "colon", *"at", "space", *"15:09:56.25", "enter", "i")
+"""A replay that stands still while a shim is stopped."""
 VIEWS: dict[str, tuple[Path, tuple[str, ...]]] = {
     "list": (EDGE, ("e", "m", "j")),
     "detail": (POD, ("ctrl+g", "1", "7", "enter", "enter", "x", "j", "j", "j")),
@@ -18,6 +20,7 @@ VIEWS: dict[str, tuple[Path, tuple[str, ...]]] = {
     "pods": (EDGE, ("p", "enter")),
     "story": (POD, ("ctrl+g", "5", "enter", "y", "j")),
     "help": (POD, ("question_mark",)),
+    "flight": (EDGE, STOPPED),
     "filter": (POD, ("slash", *"call.failed", "enter", "enter")),
 }
 
@@ -32,7 +35,7 @@ def test_view_looks_as_it_did(view: str, size: tuple[int, int]) -> None:
         await screen.press(*pressed)
         seen.append(screen.text)
 
-    run(look, capture, size=size)
+    run(look, capture, size=size, replay=1.0 if pressed is STOPPED else None)
     path = SNAPSHOTS / f"{view}-{size[0]}x{size[1]}.txt"
     if os.environ.get("PODWIRE_SNAPSHOTS") == "write":
         path.parent.mkdir(exist_ok=True)
