@@ -146,7 +146,7 @@ class Decoder:
                 if byte & 0x80:  # §6.1 indexed
                     index = byte & 0x7F
                     if index == 0x7F:
-                        index, position = _integer(block, position, 0x7F)
+                        index, position = read_integer(block, position, 0x7F)
                     if index <= _DYNAMIC:
                         if not index:
                             raise HpackError("index 0")
@@ -158,7 +158,7 @@ class Decoder:
                 elif byte & 0x60 == 0x20:  # §6.3 table size update
                     size = byte & 0x1F
                     if size == 0x1F:
-                        size, position = _integer(block, position, 0x1F)
+                        size, position = read_integer(block, position, 0x1F)
                     if headers:
                         raise HpackError("a table size update after a header")
                     self._resize(size)
@@ -169,7 +169,7 @@ class Decoder:
                         name, position = _string(block, position)
                     else:
                         if index == mask:
-                            index, position = _integer(block, position, mask)
+                            index, position = read_integer(block, position, mask)
                         if index <= _DYNAMIC:
                             name = _STATIC[index][0]
                         elif index - _DYNAMIC <= len(table):
@@ -223,7 +223,7 @@ class Decoder:
         del self._table[:gone]
 
 
-def _integer(block: bytes, position: int, number: int) -> tuple[int, int]:
+def read_integer(block: bytes, position: int, number: int) -> tuple[int, int]:
     """Return the integer whose prefix was all ones (`number`), and the position after it (§5.1)."""
     shift = 0
     for _ in range(_MAX_INTEGER_BYTES):
@@ -242,7 +242,7 @@ def _string(block: bytes, position: int) -> tuple[str, int]:
     position += 1
     length = first & 0x7F
     if length == 0x7F:
-        length, position = _integer(block, position, 0x7F)
+        length, position = read_integer(block, position, 0x7F)
     end = position + length
     if end > len(block):
         raise HpackError("a string that is longer than its block")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dissectors.hpack import UNKNOWN, Header
+from dissectors.hpack import UNKNOWN, Header, read_integer
 from dissectors.huffman import codes
 
 
@@ -50,16 +50,7 @@ def _integer(block: bytes, position: int, bits: int) -> tuple[int, int]:
     most = (1 << bits) - 1
     number = block[position] & most
     position += 1
-    if number < most:
-        return number, position
-    shift = 0
-    while True:
-        byte = block[position]
-        position += 1
-        number += (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, position
-        shift += 7
+    return (number, position) if number < most else read_integer(block, position, most)
 
 
 def _masked_huffman(data: bytes) -> bytes:

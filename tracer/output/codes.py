@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+from dissectors.http2 import ERROR_NAMES
+
 STATUS = (
     "OK",
     "CANCELLED",
@@ -25,24 +27,6 @@ STATUS = (
 )
 """google.rpc.Code by number."""
 
-RESET = (
-    "NO_ERROR",
-    "PROTOCOL_ERROR",
-    "INTERNAL_ERROR",
-    "FLOW_CONTROL_ERROR",
-    "SETTINGS_TIMEOUT",
-    "STREAM_CLOSED",
-    "FRAME_SIZE_ERROR",
-    "REFUSED_STREAM",
-    "CANCEL",
-    "COMPRESSION_ERROR",
-    "CONNECT_ERROR",
-    "ENHANCE_YOUR_CALM",
-    "INADEQUATE_SECURITY",
-    "HTTP_1_1_REQUIRED",
-)
-"""HTTP/2 error codes by number (RFC 9113 §7)."""
-
 
 def status_name(code: int) -> str:
     """`NOT_FOUND` for 5; `CODE_99` for what has no name."""
@@ -51,7 +35,7 @@ def status_name(code: int) -> str:
 
 def reset_name(code: int) -> str:
     """`CANCEL` for 8; `CODE_99` for what has no name."""
-    return RESET[code] if 0 <= code < len(RESET) else f"CODE_{code}"
+    return ERROR_NAMES[code] if 0 <= code < len(ERROR_NAMES) else f"CODE_{code}"
 
 
 def signal_name(number: int) -> str | None:
