@@ -114,7 +114,7 @@ def test_damaged_messages_are_shown_all_the_same(package: str) -> None:
             assert all(isinstance(line, str) for line in EXPLAINED.to_text(name, cut))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.binary(max_size=200), name=st.sampled_from(TYPE_NAMES))
 def test_any_bytes_are_shown(data: bytes, name: str) -> None:
     as_json(RENDERER.to_json(name, data))
@@ -134,7 +134,7 @@ def test_a_message_is_read_by_wire_type_where_its_schema_is_not_known(package: s
             assert numbers == {field.number for field, _ in message.ListFields()}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(url=st.sampled_from(TYPE_NAMES) | st.text(max_size=30), data=st.binary(max_size=200))
 def test_a_lying_type_url_is_shown(url: str, data: bytes) -> None:
     message = REGISTRY.message_class("google.protobuf.Any")(type_url=url, value=data)
@@ -143,7 +143,7 @@ def test_a_lying_type_url_is_shown(url: str, data: bytes) -> None:
     assert shown.get("@type", "") == url
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     value=st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -35,7 +35,6 @@ STREAMS = [OF_SHAPES, "containerd.services.streaming.v1.Streaming"]
 """Calls of every shape, and the one streaming service that shims have."""
 some = settings(
     max_examples=4,
-    deadline=None,
     phases=(Phase.explicit, Phase.generate),  # a smaller one tells no more: each call is one of its own
     suppress_health_check=(HealthCheck.function_scoped_fixture,),
 )

@@ -53,7 +53,7 @@ def live(data: bytes, cuts: Iterable[int]) -> tuple[bytes, bytes]:
     return out + redactor.feed(data[clock:]), redactor.finish()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.lists(st.integers(0, 91_232), max_size=40))
 def test_whatever_the_pieces_it_is_what_redact_gives(cuts: list[int]) -> None:
     data, masked = before_and_after("own16-pod")

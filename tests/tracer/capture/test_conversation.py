@@ -230,7 +230,7 @@ def test_a_comment_is_text_whatever_a_command_line_holds_and_fits_an_option() ->
 
 
 @given(st.binary(max_size=300), st.binary(min_size=1, max_size=300), st.integers(0, 1 << 33), st.integers(0, 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_checksums_are_those_that_scapy_computes(first: bytes, second: bytes, place: int, direction: int) -> None:
     layers = pytest.importorskip("scapy.layers.inet", reason="scapy is not installed")
     ether = pytest.importorskip("scapy.layers.l2").Ether

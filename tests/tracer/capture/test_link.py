@@ -128,7 +128,7 @@ def test_a_packet_cut_at_any_byte_never_raises(data: bytes) -> None:
     st.binary(max_size=60), st.integers(0, 0xFFFFFFFF), st.integers(0, 0xFFFFFFFF), st.integers(0, 255),
     st.booleans(), st.booleans(), st.integers(0, 3),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_scapy_builds_what_is_read(
     payload: bytes, sequence: int, acknowledgement: int, flags: int, six: bool, tagged: bool, options: int
 ) -> None:
