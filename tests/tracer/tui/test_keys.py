@@ -343,7 +343,7 @@ async def changes_times(screen: Screen) -> None:
     assert ":" in screen.lines[1]
 
 
-@plays("sort", "reverse")
+@plays("sort", "reverse", ":sort")
 async def orders(screen: Screen) -> None:
     for _ in range(6):
         await screen.press("o")
@@ -403,7 +403,7 @@ async def saves(screen: Screen) -> None:
     assert len(Path(f"{folder}/part.txt").read_text().splitlines()) == count
 
 
-@plays("pause", "step", "step_back", "faster", "slower", capture=POD, replay=1e-9)
+@plays("pause", "step", "step_back", "faster", "slower", ":at", ":speed", capture=POD, replay=1e-9)
 async def replays(screen: Screen) -> None:
     assert len(screen.app.view) == 2  # they began in one instant
     await screen.press("space")
@@ -432,7 +432,7 @@ async def holds_still(screen: Screen) -> None:
     assert "only in a replay" in screen.footer
 
 
-@plays("command")
+@plays("command", ":columns", ":detach")
 async def takes_commands(screen: Screen) -> None:
     await screen.press("colon")
     await screen.type("columns number method:12 hop")
@@ -448,6 +448,31 @@ async def takes_commands(screen: Screen) -> None:
     assert "no command 'frobnicate'" in screen.footer
     await screen.press("colon", *"det", "tab", "enter")
     assert "nothing is traced" in screen.footer
+
+
+@plays(":copy", ":save")
+async def copies_and_saves_by_a_command(screen: Screen) -> None:
+    await screen.press("colon")
+    await screen.type("copy json")
+    assert 'copied: {"v' in screen.footer
+    await screen.press("colon")
+    await screen.type("copy all")
+    assert "copy value, copy json or copy command" in screen.footer
+    os.chdir(os.environ["PODWIRE_TEST_FOLDER"])
+    await screen.press("colon")
+    await screen.type("save all.txt")
+    assert "all.txt: 104 calls saved" in screen.footer
+    assert len(Path("all.txt").read_text().splitlines()) == 104
+
+
+@plays(":keys", ":quit")
+async def shows_the_keys_and_leaves_by_a_command(screen: Screen) -> None:
+    await screen.press("colon")
+    await screen.type("keys")
+    assert screen.lines[0].startswith("keys (esc: back)")
+    await screen.press("colon")
+    await screen.type("quit")
+    assert screen.app.return_value == "leave"
 
 
 @plays("help")
@@ -504,12 +529,13 @@ CASES = {play.__name__: (play, setup) for each in PLAYS.values() for play, setup
 @pytest.mark.parametrize("name", CASES)
 def test_key(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PODWIRE_TEST_FOLDER", str(tmp_path))
+    monkeypatch.chdir(Path.cwd())  # and back
     play, setup = CASES[name]
     run(play, **setup)  # type: ignore[arg-type] # by name
 
 
-def test_every_key_has_a_test() -> None:
-    assert set(PLAYS) == {key.id for key in KEYS}
+def test_every_key_and_command_has_a_test() -> None:
+    assert set(PLAYS) == {key.id for key in KEYS} | {f":{name}" for name in COMMANDS}
 
 
 def test_the_tables_of_keys_and_commands_are_those_of_what_they_do() -> None:
