@@ -80,7 +80,10 @@ def run(command: str, words: list[str], **given: object) -> int:
         status: int = module.run(args, **given)
         sys.stdout.flush()
     except PodwireError as error:
-        print(f"podwire: {error}", file=sys.stderr)
+        from tracer.output.escape import escape
+
+        text = str(error)  # a name in it may be anything
+        print(f"podwire: {text if text.isprintable() else escape(text)}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # Python flushes stdout once more at exit, which must not fail again.
