@@ -161,14 +161,15 @@ class Collector:
     def story(self, correlator: Correlator, end_ns: int) -> Story:
         """Return the story of the pod that was asked for. Raises PodwireError unless just one is called so."""
         pod = choose(correlator.pods, self._wanted)
-        steps = sorted(
-            (step for step in self._steps if step.place.pod is pod),
-            key=lambda step: (step.place.start_ns, step.place.number),
-        )
-        here = {step.place.number: step for step in steps}
-        tops = []
-        for step in steps:
+        steps, tops = [], []
+        here: dict[int, Step] = {}
+        for step in sorted(self._steps, key=lambda step: (step.place.start_ns, step.place.number)):
             parent = None if step.place.parent is None else here.get(step.place.parent.number)
+            # What a call of the pod has caused is the pod's, also when its identity would have come with an answer.
+            if step.place.pod is not pod and (step.place.pod is not None or parent is None):
+                continue
+            here[step.place.number] = step
+            steps.append(step)
             if parent is None:
                 tops.append(step)
             else:

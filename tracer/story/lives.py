@@ -82,6 +82,8 @@ def step(place: Place, *, began: bool) -> None:
     elif method == "PullImage" and pod is not None and place.end_ns is not None:
         pod.pulled_ns += place.end_ns - place.start_ns
     whose = pod if method == "RunPodSandbox" else container
+    if began and method == "RunPodSandbox" and pod is not None:
+        pod.state = pod.state or "starting"
     if method in steps and whose is not None and not place.exec_id:
         setattr(whose.steps, steps[method][not began], place.start_ns if began else place.end_ns)
 

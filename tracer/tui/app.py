@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -61,6 +61,8 @@ LAG_NS = 200_000_000
 """What has passed may take so long to be in the file: ages are up to then."""
 BATCHES = 8
 """Batches taken between two keys."""
+SEEK_S = 0.03
+"""A search looks so long at a time."""
 MANY = 2000
 """From so many found at once, the list is made anew."""
 
@@ -86,6 +88,15 @@ class Setup:
     show_secrets: bool = False
     words: Sequence[str] = ()
     """Options of the processes that read the capture: schemas, secrets."""
+
+
+class Seeking(NamedTuple):
+    """A search that is under way."""
+
+    lines: Iterator[int | None]
+    begun: int
+    """The line that the cursor was on."""
+    forward: bool
 
 
 class Main(Screen[None], inherit_bindings=False):
@@ -127,6 +138,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         self._held_at: int | None = None
         """So many rows there were when the screen was held."""
         self._search: Question | None = None
+        self._seeking: Seeking | None = None
         self._heard = self._joined = 0
         """Of so many changes of pods and containers, and of which pod a container is, the screen knows."""
         self._said: Span | None = None
@@ -213,6 +225,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         elif self._held_at is not None:
             self.view.most = self._held_at
         self.view.step()
+        self._seek()
         if now - self._looked >= LOOK_S:
             self._looked = now
             self.setup.behind.look()
@@ -373,7 +386,7 @@ class PodwireApp(App[str], inherit_bindings=False):
 
     def action_do(self, name: str) -> None:
         """Do what a key stands for."""
-        self._said = None
+        self._said = self._seeking = None
         try:
             self._acts[name]()
         except PodwireError as error:
@@ -535,8 +548,9 @@ class PodwireApp(App[str], inherit_bindings=False):
         self.calls.deadlines, self.view.now_ns = in_flight, self.now_ns()
         if in_flight is not (self.view.sort == CHAINS):
             self.view.sort, self.view.reverse = CHAINS if in_flight else "time", False
-        if wanted is not None and in_flight and self.player is None:
-            self.view.only([row for row in sorted(self.rows.open) if wanted(row)], wanted)
+        if wanted is not None and in_flight:
+            open_rows = self.rows.open if self.player is None else self.player.open_rows()
+            self.view.only([row for row in sorted(open_rows) if wanted(row)], wanted)
         else:
             self.view.narrow(wanted)
 
@@ -568,15 +582,36 @@ class PodwireApp(App[str], inherit_bindings=False):
     # -- finding ---------------------------------------------------------------------------------------------------
 
     def _find(self, wanted: Question, *, forward: bool = True) -> None:
+        self._look_for(lambda: self.view.seek(wanted, forward=forward), wanted, forward=forward)
+
+    def _find_error(self, *, forward: bool) -> None:
+        now = self.now_ns()
+        self._look_for(lambda: self.view.seek_trouble(now, forward=forward), self.view.is_error(now), forward=forward)
+
+    def _look_for(self, lines: Callable[[], Iterator[int | None]], wanted: Question, *, forward: bool) -> None:
         if self.pages.page == "story":
             self._said_of(self.pages.find(wanted, forward=forward))
-            return
-        before = self.view.cursor
-        self._found(before, self.view.find(wanted, forward=forward), forward=forward)
+        else:
+            self._seeking = Seeking(lines(), self.view.cursor, forward)
+            self._seek()
 
-    def _found(self, before: int, found: bool, *, forward: bool) -> None:
-        self._said_of(None if not found else self.view.cursor == before or (self.view.cursor > before) == forward)
-        self._go(self.view.cursor)
+    def _seek(self) -> None:
+        """Look on for what is sought, for a moment: the rest comes between keys, and the next key ends it."""
+        seeking = self._seeking
+        if seeking is None:
+            return
+        until, found = time.monotonic() + SEEK_S, None
+        for found in seeking.lines:
+            if found is not None:
+                break
+            if time.monotonic() >= until:
+                self.say("looking …")
+                return
+        self._seeking = self._said = None
+        begun = seeking.begun
+        self._said_of(None if found is None else found == begun or (found > begun) == seeking.forward)
+        if found is not None:
+            self._go(found)
 
     def _said_of(self, straight: bool | None) -> None:
         """Say how something was found: straight on, round the end, or (None) not at all."""
@@ -590,12 +625,6 @@ class PodwireApp(App[str], inherit_bindings=False):
             self.say("nothing is looked for yet (ctrl+f)")
         else:
             self._find(self._search, forward=forward)
-
-    def _find_error(self, *, forward: bool) -> None:
-        if self.pages.page == "story":
-            self._find(self.view.is_error(self.now_ns()), forward=forward)
-        else:
-            self._found(self.view.cursor, self.view.find_trouble(self.now_ns(), forward=forward), forward=forward)
 
     def _find_same(self, of: Callable[[int], int], *, forward: bool) -> None:
         row = self._row
@@ -719,10 +748,8 @@ class PodwireApp(App[str], inherit_bindings=False):
             self._go_to_time(target)
 
     def _go_to_time(self, time_ns: int) -> None:
-        starts, count = self.rows.start, len(self.view)
-        at = next((at for at in range(count) if starts[self.view.row(at)] >= time_ns), count - 1)
         self._follow = False
-        self._go(at)
+        self._go(self.view.line_at(time_ns))
 
     # -- the detail ------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from operator import add
 
 from protos.errors import PodwireError
 from tracer.tui.rows import Rows
@@ -21,6 +24,13 @@ class Player:
     playing: bool = True
     clock_ns: int = 0
     """0 until the first call is known."""
+    _seen: int = 0
+    """Rows that had begun by `_counted_ns`, the time that what follows is up to."""
+    _counted_ns: int = 0
+    _ends: list[tuple[int, int]] = field(default_factory=list)
+    """A heap of those that are open: end and row."""
+    _endless: set[int] = field(default_factory=set)
+    """Those of which no end was read yet."""
 
     def play(self, passed_s: float) -> None:
         """Let time pass; at the end of the capture it stands."""
@@ -33,19 +43,36 @@ class Player:
             if self.rows.complete and self.clock_ns >= self.rows.now_ns:
                 self.playing = False
 
-    def moments(self) -> list[int]:
-        """The times at which a call begins or ends."""
-        rows = self.rows
-        ends = (rows.start[row] + rows.length[row] for row in range(len(rows)) if rows.length[row] >= 0)
-        return sorted({*rows.start, *ends})
+    def open_rows(self) -> set[int]:
+        """The rows that have begun by the clock, and not ended. Going on costs what has happened meanwhile."""
+        rows, clock = self.rows, self.clock_ns
+        if clock < self._counted_ns:
+            self._seen, self._ends = 0, []
+            self._endless.clear()
+        begun = bisect_right(rows.start, clock)
+        self._endless.update(range(self._seen, begun))
+        for row in [row for row in self._endless if rows.length[row] >= 0]:
+            self._endless.remove(row)
+            if (end := rows.start[row] + rows.length[row]) > clock:
+                heappush(self._ends, (end, row))
+        while self._ends and self._ends[0][0] <= clock:
+            heappop(self._ends)
+        self._seen, self._counted_ns = begun, clock
+        return self._endless | {row for _, row in self._ends}
 
     def step(self, *, forward: bool) -> None:
-        """Stand at the next such time, or at the one before."""
+        """Stand at the next time at which a call begins or ends, or at the one before."""
         self.playing = False
-        moments = self.moments() if forward else reversed(self.moments())
-        self.clock_ns = next(
-            (each for each in moments if (each > self.clock_ns) is forward and each != self.clock_ns), self.clock_ns
-        )
+        rows, clock = self.rows, self.clock_ns
+        if forward:
+            self.open_rows()
+            begun = bisect_right(rows.start, clock)
+            near = [*rows.start[begun : begun + 1], *(end for end, _ in self._ends[:1])]
+            self.clock_ns = min(near, default=clock)
+        else:
+            begun = bisect_left(rows.start, clock)
+            ends = map(add, rows.start[:begun], rows.length[:begun])  # without an end: no later than its start
+            self.clock_ns = max([*rows.start[max(0, begun - 1) : begun], *filter(clock.__gt__, ends)], default=clock)
 
     def set_speed(self, speed: float) -> None:
         """Play so fast from now on."""

@@ -21,10 +21,7 @@ def status_spans(
     spans: list[Span] = [(f" {min(view.cursor + 1, shown)}/{shown}", BOLD)]
     if shown != total and player is None:
         spans.append((f" of {total}", PLAIN))
-    if player is None:
-        open_count = len(rows.open)
-    else:
-        open_count = sum(rows.open_at(row, player.clock_ns) for row in range(view.most or 0))
+    open_count = len(rows.open if player is None else player.open_rows())
     spans.append((f"  {open_count} in flight", SIGNS[look.OPEN] if open_count else DIM))
     if rows.lost:
         spans.append((f"  {rows.lost} gaps", SIGNS[look.GAP]))

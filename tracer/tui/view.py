@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from tracer.output import look
@@ -13,6 +13,9 @@ from tracer.tui.rows import WAITS, Rows
 
 STEP = 50_000
 """Rows looked at between two keys: some 20 ms."""
+
+SEEK_STEP = 20_000
+"""Rows that a search looks at between two looks at the time."""
 
 SORTS: dict[str, Callable[[Rows], Callable[[int], object]]] = {
     "time": lambda rows: rows.start.__getitem__,
@@ -165,6 +168,15 @@ class View:
         at = self._index(row)
         return at if at < len(self.order) else 0
 
+    def line_at(self, time_ns: int) -> int:
+        """The first line of a call that begins no sooner; the last line, if there is none."""
+        starts, lines = self.rows.start, range(len(self))
+        if self.sort == "time" and not self.reverse:
+            at = bisect_left(lines, time_ns, key=lambda line: starts[self.row(line)])
+        else:
+            at = next((line for line in lines if starts[self.row(line)] >= time_ns), len(lines))
+        return min(at, len(lines) - 1)
+
     def limit(self, clock_ns: int) -> None:
         """Show what has begun by a time."""
         most = bisect_right(self.rows.start, clock_ns)
@@ -173,33 +185,34 @@ class View:
         if back:
             self._again()
 
-    def find(self, wanted: Question, *, forward: bool = True) -> bool:
-        """Move to the next line that is wanted, going round; whether there is one."""
-        count = len(self)
+    def seek(self, wanted: Question, *, forward: bool = True) -> Iterator[int | None]:
+        """Look for the next line that is wanted, going round: None after each SEEK_STEP, then its number, if any."""
+        begun, count = self.cursor, len(self)
         step = 1 if forward else -1
         for distance in range(1, count + 1):
-            position = (self.cursor + step * distance) % count
-            if wanted(self.row(position)):
-                self.cursor = position
-                return True
-        return False
+            position = (begun + step * distance) % count
+            if position < len(self) and wanted(self.row(position)):
+                yield position
+                return
+            if not distance % SEEK_STEP:
+                yield None
 
-    def find_trouble(self, now_ns: int, *, forward: bool = True) -> bool:
-        """Move to the next failure or gap, going round; whether there is one."""
+    def seek_trouble(self, now_ns: int, *, forward: bool = True) -> Iterator[int | None]:
+        """The same of the next failure or gap. In the order of the capture it is known where they are."""
         wanted = self.is_error(now_ns)
         if self.reverse or self.sort != "time":
-            return self.find(wanted, forward=forward)
+            yield from self.seek(wanted, forward=forward)
+            return
         current, troubles = self.current, self.rows.troubles
         if current is None:
-            return False
+            return
         at = bisect_right(troubles, current) if forward else bisect_left(troubles, current)
         around = troubles[at:] + troubles[:at] if forward else (troubles[at:] + troubles[:at])[::-1]
         for row in around:
             position = self.position_of(row)
             if self.row(position) == row and wanted(row):
-                self.cursor = position
-                return True
-        return False
+                yield position
+                return
 
     def is_error(self, now_ns: int) -> Question:
         """Whether a row is a failure or has a gap."""

@@ -47,14 +47,17 @@ class Waterfall:
         """Its rows below `most`, each with its depth in the tree: parents before their children, by time."""
         rows, pod = self.rows, self.pod.number
         of = {whom.number for whom in rows.whoms[1:] if whom.pod == pod}
-        found = [row for row, whom in enumerate(rows.whom[:most]) if whom in of]
-        self.more = max(0, len(found) - MOST)
-        del found[MOST:]
-        here = set(found)
+        here: set[int] = set()
         under: dict[int, list[int]] = {}
-        for row in found:
-            parent = rows.parent[row] - 1
-            under.setdefault(parent if parent in here else -1, []).append(row)
+        self.more = 0
+        for row, (whom, parent) in enumerate(zip(rows.whom[:most], rows.parent, strict=False)):
+            # What a call of the pod has caused is the pod's, also when its identity would have come with an answer.
+            if whom in of or (parent - 1 in here and not rows.whoms[whom].pod):
+                if len(here) == MOST:
+                    self.more += 1
+                    continue
+                here.add(row)
+                under.setdefault(parent - 1 if parent - 1 in here else -1, []).append(row)
         ordered: list[tuple[int, int]] = []
         left = [(row, 0) for row in reversed(under.get(-1, ()))]
         while left:

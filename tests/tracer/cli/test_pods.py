@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.tracer.cut import cut
 from tests.tracer.output.test_jsonlines import documented
 from tracer.capture.conversation import CaptureWriter
 from tracer.capture.flows import FlowData, FlowOpened, FlowTable
@@ -45,6 +46,11 @@ def test_a_start_is_told_by_phase_and_what_was_not_seen_is_left_out(capsys: pyte
     main_ = next(each for each in found["pod1"]["containers"] if each["name"] == "main")
     assert [main_[name] // 1000 for name in PHASES[1:]] == [12_753, 52_998, 8_644]
     assert main_["start_up_ns"] // 1000 == (8_745_000 + 69_821_000) // 1000 + 1  # CreateContainer and StartContainer
+
+
+def test_a_pod_that_is_being_made_is_starting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (pod,) = pods(str(cut(Path(POD), tmp_path, "RunPodSandbox")), capsys)
+    assert (pod["name"], pod["state"], "id" in pod) == ("pod1", "starting", False)
 
 
 def test_failures_name_the_innermost_error(capsys: pytest.CaptureFixture[str]) -> None:

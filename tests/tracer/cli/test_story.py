@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.tracer.cut import cut
 from tests.tracer.made import MS, POD, SECOND
 from tests.tracer.written import Written
 from tracer.cli import main
@@ -67,6 +68,15 @@ def test_what_is_open_is_as_old_as_the_capture(tmp_path: Path, capsys: pytest.Ca
         ["+0µs", "3.000s", "…", "task", "Sandbox/StartSandbox", "open"],
         ["+100.000ms", "2.900s", "…", "task", "Create", "open"],
         ["+200.000ms", "2.800s", "E", "task", "State", "INTERNAL", "—", r"no\x1b[31m"],
+    ]
+
+
+def test_a_sandbox_that_hangs_is_told_down_to_where_it_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """RunPodSandbox has not told the sandbox's id yet, so the shim's call names a pod that nobody knows."""
+    lines = story(capsys, "pod", str(cut(Path(CAPTURE), tmp_path, "Create")))
+    assert [line.split()[3:7] for line in lines[1:]] == [
+        ["cri", "RunPodSandbox", "open", "default/pod"],
+        ["task", "└", "Create", "open"],
     ]
 
 

@@ -143,6 +143,7 @@ def test_a_state_is_taken_up_where_it_was_put_away(tmp_path: Path) -> None:
     rows, source = rows_of(path)
     assert len(rows.places) > 1
     place = rows.places[-1]
+    assert b"tracer.story" not in read_state(source, place.offset, place.length)  # all that is known of all pods
     with open_recorded(str(path)) as capture:
         decoder = take_up(read_state(source, place.offset, place.length), capture)
         rest = [update for item in capture for update in decoder.feed(item)]

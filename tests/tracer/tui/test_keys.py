@@ -410,7 +410,9 @@ async def replays(screen: Screen) -> None:
     assert "paused" in screen.status
     await screen.press("colon")
     await screen.type("at +0")
-    moments = screen.app.player.moments()
+    rows = screen.app.rows
+    ends = [start + length for start, length in zip(rows.start, rows.length, strict=True) if length >= 0]
+    moments = sorted({*rows.start, *ends})
     await screen.press("full_stop")
     assert screen.app.now_ns() == moments[1]
     await screen.press("full_stop", "full_stop", "comma")

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from protos.registry import Registry
+from tests.tracer.cut import cut
 from tests.tracer.tui.screen import CAPTURES, EDGE, POD, Screen, run
 from tests.tracer.tui.test_captures import HOSTILE, one_call, rows_of
 from tracer.calls import Call, CallUpdate
 from tracer.capture.growing import open_recorded
-from tracer.capture.packets import Packet
 from tracer.pipeline import Decoder
 from tracer.story.correlate import Correlator
+from tracer.tui.indexer import Indexer
 from tracer.tui.lines import Lines
-from tracer.tui.rows import Rows
+from tracer.tui.player import Player
+from tracer.tui.pods import pod_lines
+from tracer.tui.rows import NOBODY, WAITS, Batch, Rows
+from tracer.tui.source import WholeSource
 from tracer.tui.waterfall import axis, bar
 
 CAPTURED = [POD, EDGE, CAPTURES / "ctrd2-nri.pcapng.gz"]
-
-
-def cut(folder: Path, method: str, packets: int) -> Path:
-    """The capture of a pod as it was so many packets after a call had begun."""
-    path, decoder, left = folder / "cut.pcapng", Decoder(), -1
-    with open_recorded(str(POD)) as capture:
-        for item in capture:
-            if isinstance(item, Packet) and left >= 0 and (left := left - 1) < 0:
-                path.write_bytes(gzip.decompress(POD.read_bytes())[: item.offset])
-                return path
-            for update in decoder.feed(item):
-                if isinstance(update, CallUpdate) and update.kind == "opened" and update.call.method == method:
-                    left = packets if left < 0 else left
-    raise AssertionError(method)
 
 
 def placed(path: Path) -> list[Call]:
@@ -72,12 +62,11 @@ def test_rows_know_the_pod_container_and_parent_that_the_correlator_found(captur
     assert known > 50
 
 
-def test_what_is_learnt_later_changes_rows_that_were_told_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("capture_of", [POD, CAPTURES / "ctrd2-busy.pcapng.gz"], ids=lambda path: path.stem)
+def test_what_is_learnt_later_changes_rows_that_were_told_before(capture_of: Path, tmp_path: Path) -> None:
     """Batches of one packet each: names, parents and pods come in after the rows that they are of."""
-    from tracer.tui.indexer import Indexer
-
     rows, decoder, told = Rows(), Decoder(), []
-    with (tmp_path / "states").open("wb") as states, open_recorded(str(POD)) as capture:
+    with (tmp_path / "states").open("wb") as states, open_recorded(str(capture_of)) as capture:
         indexer = Indexer(Registry.bundled(), states)
         indexer.at(decoder, capture)
         for item in capture:
@@ -88,7 +77,7 @@ def test_what_is_learnt_later_changes_rows_that_were_told_before(tmp_path: Path)
             rows.add(batch)
         indexer.take(decoder.finish())
         rows.add(indexer.batch(0, 0, decoder.now_ns, complete=True))
-    whole, source = rows_of(POD)
+    whole, source = rows_of(capture_of)
     source.close()
     assert rows.labels == whole.labels
     assert rows.whoms == whole.whoms
@@ -109,6 +98,8 @@ def test_a_pod_is_chosen_and_narrows_everything() -> None:
         assert "[pod default/pod]" in screen.status
         shown = {screen.app.rows.pod_of(screen.app.view.row(at)) for at in range(len(screen.app.view))}
         assert len(shown) == 1
+        whole = [screen.app.rows.pod_of(row) for row in range(104)]
+        assert len(screen.app.view) == sum(map(bool, whole))
         assert 0 < len(screen.app.view) < 104
         await screen.press("u")
         total = int(screen.app.query_one("#page", Lines).lines[0].spans[0][0].split()[0])
@@ -210,8 +201,20 @@ def test_calls_in_flight_stand_below_those_that_wait_for_them(tmp_path: Path) ->
         assert "└ Create" in screen.text
         await screen.press("i")
         assert screen.app.view.sort == "time"
+        await screen.press("y")  # the open call is drawn up to the last packet
+        story = [line for line in screen.lines if "RunPodSandbox" in line or "Create" in line]
+        assert [line.rstrip()[-1] for line in story] == ["░", "░"]
+        assert story[0].count("░") > story[1].count("░")
 
-    run(play, cut(tmp_path, "Create", 0))
+    run(play, cut(POD, tmp_path, "Create"))
+
+
+def test_a_pod_that_only_a_failed_request_names_is_not_listed() -> None:
+    rows = Rows()
+    rows._hear_of([NOBODY._replace(number=1, pod=1, id="p", name="default/none")])
+    assert "no pod yet" in pod_lines(rows, 0, 60)[0].spans[0][0]
+    rows._hear_of([NOBODY._replace(number=2, pod=1, id="c", name="main", known=True)])
+    assert [line.target for line in pod_lines(rows, 0, 60)[2:]] == rows.whoms[1:]
 
 
 def test_calls_in_flight_keep_their_chains_in_a_replay() -> None:
@@ -231,7 +234,8 @@ def test_a_pod_that_begins_after_the_clock_of_a_replay_has_no_story_yet() -> Non
         assert "as they are at the end of the capture" in screen.text
         await screen.press("y")
         assert "no call of it yet" in screen.text
-        assert "removed" not in screen.lines[0]
+        title = next(line for line in screen.lines if "sandbox" in line)
+        assert "removed" not in title
 
     run(play, replay=1e-9)
 
@@ -265,7 +269,6 @@ def test_a_bar_lies_where_its_time_does() -> None:
 
 def test_what_is_learnt_last_is_told_though_nothing_comes_any_more(tmp_path: Path) -> None:
     """The sandbox's own calls are told of before RunPodSandbox answers, which names them; then all is quiet."""
-    from tracer.tui.indexer import Indexer
 
     def create() -> str:
         return next(
@@ -291,3 +294,92 @@ def test_what_is_learnt_last_is_told_though_nothing_comes_any_more(tmp_path: Pat
         rows.add(indexer.batch(0, 0, decoder.now_ns))
         assert create() == "pod"
         assert not indexer.waiting
+
+
+def test_a_name_that_a_pod_gets_later_is_its_containers_too() -> None:
+    rows = Rows()
+    rows._hear_of([NOBODY._replace(number=1, pod=1, id="p"), NOBODY._replace(number=2, pod=1, id="c", name="main")])
+    assert rows.labels == ["", "", "main"]
+    rows._hear_of([NOBODY._replace(number=1, pod=1, id="p", name="default/web")])
+    assert rows.labels == ["", "web", "web/main"]
+
+
+def test_a_players_open_rows_are_those_that_are_open_then() -> None:
+    rows, source = rows_of(POD)
+    source.close()
+    player = Player(rows)
+    ends = (start + length for start, length in zip(rows.start, rows.length, strict=True))
+    moments = sorted({*rows.start, *ends})
+    for moment in [*moments, *moments[::-7], *moments[::5]]:
+        player.clock_ns = moment
+        begun = [row for row in range(len(rows)) if rows.start[row] <= moment]
+        assert player.open_rows() == {row for row in begun if rows.open_at(row, moment)}
+
+
+def test_a_player_steps_through_all_moments_both_ways() -> None:
+    rows, source = rows_of(POD)
+    source.close()
+    ends = (start + length for start, length in zip(rows.start, rows.length, strict=True))
+    moments = sorted({*rows.start, *ends})
+    player = Player(rows, clock_ns=moments[0])
+    seen = [moments[0]]
+    for _ in moments:
+        player.step(forward=True)
+        seen.append(player.clock_ns)
+    assert seen == [*moments, moments[-1]]
+    back = []
+    for _ in moments:
+        player.step(forward=False)
+        back.append(player.clock_ns)
+    assert back == [*moments[-2::-1], moments[0]]
+
+
+def test_nobody_hangs_for_a_call_that_is_meant_to_wait() -> None:
+    rows = Rows()
+    for parent, flags in ((0, 0), (1, WAITS), (2, 0), (1, 0)):
+        rows.start.append(0)
+        rows.length.append(-1)
+        rows.parent.append(parent)
+        rows.flags.append(flags)
+    assert [rows.waits_below(row, 1) for row in range(4)] == [(0,), (1,), (2,), (0, 3)]
+
+
+def test_what_turns_out_to_be_a_pods_comes_to_its_calls() -> None:
+    """The shim's calls are told of before RunPodSandbox answers, which says that they are of the pod's sandbox."""
+    whole = WholeSource(str(POD))
+    batches = one_by_one(POD, whole.states)
+
+    async def play(screen: Screen) -> None:
+        await screen.press("p", "enter")
+        assert "starting" in screen.text
+        assert len(screen.app.view) == 1
+        whole._batches = batches[1:2]
+        screen.app.tick()
+        assert len(screen.app.view) == 1  # nothing told it whose they are
+        whole._batches = batches[2:]
+        screen.app.tick()
+        screen.app._looked = 0  # as if a second had passed
+        screen.app.tick()
+        assert len(screen.app.view) == sum(bool(screen.app.rows.pod_of(row)) for row in range(104))
+
+    whole._batches = batches[:1]
+    run(play, source=whole)
+
+
+def one_by_one(path: Path, states: BinaryIO) -> list[Batch]:
+    """Three batches: up to RunPodSandbox, up to just before its answer, and the rest."""
+    decoder, found = Decoder(), []
+    with open_recorded(str(path)) as capture:
+        indexer = Indexer(Registry.bundled(), states)
+        indexer.at(decoder, capture)
+        for item in capture:
+            updates = decoder.feed(item)
+            kinds = [each.kind for each in updates if each.call is not None and each.call.method == "RunPodSandbox"]
+            if "ended" in kinds:
+                found.append(indexer.batch(0, 0, decoder.now_ns))
+            indexer.take(updates)
+            if "opened" in kinds:
+                found.append(indexer.batch(0, 0, decoder.now_ns))
+        indexer.take(decoder.finish())
+        found.append(indexer.batch(0, 0, decoder.now_ns, complete=True))
+    return found

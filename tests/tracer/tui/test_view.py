@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from tests.tracer.made import START
 from tracer.tui import view as views
 from tracer.tui.rows import Kind, Rows
@@ -93,19 +95,49 @@ def test_a_clock_limits_what_is_shown() -> None:
     assert list(view.order) == [0]
 
 
+def find(view: View, wanted: views.Question, *, forward: bool = True) -> bool:
+    return goes_to(view, view.seek(wanted, forward=forward))
+
+
+def goes_to(view: View, lines: Iterator[int | None]) -> bool:
+    """Put the cursor on what is found; whether anything was."""
+    found = [line for line in lines if line is not None]
+    view.cursor = found[0] if found else view.cursor
+    return bool(found)
+
+
+def test_a_search_stops_from_time_to_time() -> None:
+    rows = rows_of(views.SEEK_STEP * 3)
+    view = View(rows)
+    assert list(view.seek(lambda row: row == views.SEEK_STEP * 2 + 5)) == [None, None, views.SEEK_STEP * 2 + 5]
+    assert list(view.seek(lambda row: False)) == [None] * 3
+    assert view.cursor == 0
+
+
+def test_a_time_is_found_in_any_order() -> None:
+    view = View(rows_of(30))
+    assert view.line_at(START + 7001) == 8
+    assert view.line_at(0) == 0
+    assert view.line_at(START + 10**9) == 29
+    view.narrow(failed(view.rows))
+    assert view.row(view.line_at(START + 7001)) == 9
+    view.sort_by("duration", reverse=True)
+    assert view.row(view.line_at(START + 7001)) == 27
+
+
 def test_finding_goes_round_both_ways() -> None:
     rows = rows_of(9)
     view = View(rows)
     seen = []
     for _ in range(4):
-        assert view.find(failed(rows))
+        assert find(view, failed(rows))
         seen.append(view.current)
     assert seen == [3, 6, 0, 3]
-    assert view.find(failed(rows), forward=False)
+    assert find(view, failed(rows), forward=False)
     assert view.current == 0
-    assert view.find(failed(rows), forward=False)
+    assert find(view, failed(rows), forward=False)
     assert view.current == 6
-    assert not view.find(lambda row: False)
+    assert not find(view, lambda row: False)
     assert view.current == 6
 
 
@@ -115,13 +147,13 @@ def test_the_next_trouble_is_found_without_looking_at_each_row() -> None:
     view = View(rows)
     seen = []
     for _ in range(4):
-        assert view.find_trouble(START + 1_000_000)
+        assert goes_to(view, view.seek_trouble(START + 1_000_000))
         seen.append(view.current)
     assert seen == [3, 6, 0, 3]
-    assert view.find_trouble(START + 1_000_000, forward=False)
+    assert goes_to(view, view.seek_trouble(START + 1_000_000, forward=False))
     assert view.current == 0
-    assert view.find_trouble(START + 1_000_000, forward=False)
+    assert goes_to(view, view.seek_trouble(START + 1_000_000, forward=False))
     assert view.current == 6
     view.narrow(lambda row: row != 0 and row < 6)
-    assert view.find_trouble(START + 1_000_000)
+    assert goes_to(view, view.seek_trouble(START + 1_000_000))
     assert view.current == 3
