@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +46,6 @@ def services(*hops: str | None) -> list[str]:
 
 TTRPC_HOPS = {hop: services(hop) for hop in ("task", "events", "agent")}
 GRPC = services("cri", None)
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="pw-"))
-    yield path
-    shutil.rmtree(path)
 
 
 def decoded(capture: Path) -> list[dict[str, Any]]:

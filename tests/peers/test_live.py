@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +14,6 @@ from tests.peers.test_corpus import STREAMS, TTRPC_HOPS, check, services
 from tests.tracer.cli.live import Running, run
 
 pytestmark = pytest.mark.timeout(600)  # the first test of a language builds its peer
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="pw-"))
-    yield path
-    shutil.rmtree(path)
 
 
 OPTIONS = ("--json", "--messages", "--show-secrets", "--proto", str(SHAPES))

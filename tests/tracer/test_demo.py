@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -61,7 +61,7 @@ def processes_naming(text: str) -> dict[int, list[str]]:
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            with suppress(FileNotFoundError, ProcessLookupError):
                 command = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 if any(text in word for word in command):
                     found[int(entry.name)] = command
@@ -209,59 +209,55 @@ def test_shims_end_with_a_runtime_that_is_killed(folder: Path) -> None:
             client.wait()
 
 
+@contextmanager
+def traced(folder: Path, capture: Path) -> Iterator[list[str]]:
+    """A trace of the stand-in, and a client that is at work by then; both end with the block. Gives the trace's output
+    and what it said, once it has ended."""
+    inode = (folder / "containerd.sock").stat().st_ino
+    trace = subprocess.Popen(trace_command(folder, str(capture)), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    client, said = None, list[str]()
+    try:
+        assert wait_until(lambda: (folder / "containerd.sock").stat().st_ino != inode, 5)
+        client = run_client(folder)
+        yield said
+    finally:
+        trace.send_signal(signal.SIGINT)
+        said += (text.decode() for text in trace.communicate())
+        if client is not None:
+            client.kill()
+            client.wait()
+    assert trace.returncode == 0, said[1]
+
+
 def test_an_agent_that_hangs_is_the_innermost_of_three_hops(folder: Path, tmp_path: Path) -> None:
     capture = tmp_path / "hung.pcapng"
-    with stand_in(folder, mute=("SignalProcess",)):
-        inode = (folder / "containerd.sock").stat().st_ino
-        trace = subprocess.Popen(trace_command(folder, str(capture)), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        client = None
-        try:
-            assert wait_until(lambda: (folder / "containerd.sock").stat().st_ino != inode, 5)
-            client = run_client(folder)
 
-            def hung() -> list[tuple[str, str, bool]]:
-                done = subprocess.run([*PODWIRE, "stuck", "--json", str(capture)], capture_output=True, check=True)
-                calls = map(json.loads, done.stdout.splitlines())
-                return [(each["hop"], each["method"], each["innermost"]) for each in calls if not each["meant_to_wait"]]
+    def hung() -> list[tuple[str, str, bool]]:
+        done = subprocess.run([*PODWIRE, "stuck", "--json", str(capture)], capture_output=True, check=True)
+        calls = map(json.loads, done.stdout.splitlines())
+        return [(each["hop"], each["method"], each["innermost"]) for each in calls if not each["meant_to_wait"]]
 
-            chain = [("cri", "StopContainer", False), ("task", "Kill", False), ("agent", "SignalProcess", True)]
-            assert wait_until(lambda: hung() == chain, 20), hung()
-        finally:
-            trace.send_signal(signal.SIGINT)
-            trace.communicate()
-            if client is not None:
-                client.kill()
-                client.wait()
+    with stand_in(folder, mute=("SignalProcess",)), traced(folder, capture):
+        chain = [("cri", "StopContainer", False), ("task", "Kill", False), ("agent", "SignalProcess", True)]
+        assert wait_until(lambda: hung() == chain, 20), hung()
 
 
 def test_a_call_that_is_never_answered_is_shown_as_open(folder: Path, tmp_path: Path) -> None:
     capture = tmp_path / "hung.pcapng"
-    with stand_in(folder, mute=("Kill",)):
-        inode = (folder / "containerd.sock").stat().st_ino
-        trace = subprocess.Popen(trace_command(folder, str(capture)), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        client = None
-        try:
-            assert wait_until(lambda: (folder / "containerd.sock").stat().st_ino != inode, 5)
-            client = run_client(folder)
 
-            def stuck() -> list[str]:
-                command = [*PODWIRE, "stuck", str(capture)]
-                lines = subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()
-                ends = [number for number, line in enumerate(lines) if line.startswith("meant to wait")]
-                return lines[1 : ends[0] if ends else None]
+    def stuck() -> list[str]:
+        command = [*PODWIRE, "stuck", str(capture)]
+        lines = subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()
+        ends = [number for number, line in enumerate(lines) if line.startswith("meant to wait")]
+        return lines[1 : ends[0] if ends else None]
 
-            assert wait_until(lambda: any(" Kill " in line for line in stuck()), 8)
-            time.sleep(1.2)
-            hung = stuck()
-            assert ["StopContainer" in line for line in hung] == [True, False], hung  # the oldest first
-            assert [" Kill " in line for line in hung] == [False, True], hung
-        finally:
-            trace.send_signal(signal.SIGINT)
-            out, err = (text.decode() for text in trace.communicate())
-            if client is not None:
-                client.kill()
-                client.wait()
-    assert trace.returncode == 0, err
+    with stand_in(folder, mute=("Kill",)), traced(folder, capture) as said:
+        assert wait_until(lambda: any(" Kill " in line for line in stuck()), 8)
+        time.sleep(1.2)
+        hung = stuck()
+        assert ["StopContainer" in line for line in hung] == [True, False], hung  # the oldest first
+        assert [" Kill " in line for line in hung] == [False, True], hung
+    out, err = said
     assert "draining" in err
     for method in ("StopContainer", "Kill"):
         assert [line for line in out.splitlines() if method in line and " open " in line], out

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +11,6 @@ import pytest
 from protos.errors import PodwireError
 from tracer import discover
 from tracer.relay.targets import VM_FOLDERS, Target
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="pw-"))
-    yield path
-    shutil.rmtree(path)
 
 
 def bound(path: Path) -> Path:

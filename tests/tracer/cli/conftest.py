@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,6 @@ import pytest
 from tests.tracer.cli.live import Start, Trace, grpc_server, run
 from tests.tracer.cli.sessions import eventually, kill_relay, of_folder
 from tests.tracer.relay.harness import SERVER
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder with a short name: a socket's path ends at 107 bytes."""
-    path = Path(tempfile.mkdtemp(prefix="pw-"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture

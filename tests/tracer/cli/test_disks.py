@@ -6,11 +6,9 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -80,10 +78,8 @@ def send(client: socket.socket, size: int) -> int:
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="pw-", dir="/run" if os.geteuid() == 0 else None))
-    yield path
-    shutil.rmtree(path)
+def folder(run_folder: Path) -> Path:
+    return run_folder
 
 
 @pytest.fixture

@@ -9,10 +9,8 @@ import fcntl
 import os
 import pty
 import secrets
-import shutil
 import signal
 import subprocess
-import tempfile
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -34,11 +32,9 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="pw-"))
-    (path / "s").mkdir()
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+def folder(folder: Path) -> Path:
+    (folder / "s").mkdir()
+    return folder
 
 
 @pytest.fixture

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +10,8 @@ from tests.tracer.relay.harness import Server
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder with a short name: a socket's path ends at 107 bytes."""
-    path = Path(tempfile.mkdtemp(prefix="pw-", dir="/run" if os.geteuid() == 0 else None))
-    yield path
-    shutil.rmtree(path)
+def folder(run_folder: Path) -> Path:
+    return run_folder
 
 
 @pytest.fixture
