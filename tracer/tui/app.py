@@ -131,7 +131,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         self.side = DetailPane(detail, self.rows, setup.source, paint, id="side")
         self._all, self._panes = Container(id="all"), Container(id="panes")
         self._status, self._footer = Bar(paint, id="status"), Bar(paint, id="footer")
-        self.prompt = Prompt(self._completions, id="prompt")
+        self.prompt = Prompt(self._completions, self._given, id="prompt")
         self.narrowing = Narrowing(self.rows, setup.match)
         self.player = None if setup.replay is None else Player(self.rows, setup.replay)
         self._follow = setup.behind.growing or setup.replay is not None
@@ -474,10 +474,11 @@ class PodwireApp(App[str], inherit_bindings=False):
         self._said = None if error is None else (f"{' ' * error.at}^ {escape(str(error))}", WRONG)
         self._draw_status()
 
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        text, purpose = event.value.strip(), self.prompt.purpose
+    def _given(self, purpose: str, text: str) -> None:
+        """Take what was asked for."""
         if purpose == "filter" and (error := self._error_of(text)) is not None:
             self._show_error(error)
+            self.prompt.go_on()
             return  # it stays open, to be put right
         self._said = None
         self.action_close_prompt()

@@ -53,8 +53,7 @@ class Player:
         self._endless.update(range(self._seen, begun))
         for row in [row for row in self._endless if rows.length[row] >= 0]:
             self._endless.remove(row)
-            if (end := rows.start[row] + rows.length[row]) > clock:
-                heappush(self._ends, (end, row))
+            heappush(self._ends, (rows.start[row] + rows.length[row], row))
         while self._ends and self._ends[0][0] <= clock:
             heappop(self._ends)
         self._seen, self._counted_ns = begun, clock

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from textual.events import Key
 
 from tests.tracer.tui.screen import EDGE, POD, Screen, run
 from tracer.output import look
@@ -572,3 +573,25 @@ def test_a_copy_goes_out_as_osc_52() -> None:
         assert json.loads(base64.b64decode(sent[1]))["kind"] == "call"
 
     run(copies_json)
+
+
+def test_what_is_typed_behind_enter_is_not_the_prompts_however_fast_it_comes() -> None:
+    async def play(screen: Screen) -> None:
+        keys = ["slash", *"call.failed", "enter", "j", "j", "k"]
+        for key in keys:
+            screen.app.post_message(Key(key, key if len(key) == 1 else None))
+        for _ in range(4):
+            await screen.press()
+            await screen.pilot.pause()
+        assert "[filter call.failed]" in screen.status
+        assert screen.app.view.cursor == 1
+        assert not screen.app.prompt.display
+        for key in ["slash", *" nope", "enter", "x"]:  # a wrong filter stays open, and takes more
+            screen.app.post_message(Key(key, {"slash": None, "enter": None}.get(key, key)))
+        for _ in range(4):
+            await screen.pilot.pause()
+        await screen.pilot.press("y")
+        assert screen.app.prompt.display
+        assert screen.app.prompt.value.endswith("y")
+
+    run(play)
