@@ -1,4 +1,4 @@
-"""A log beside a capture: its file comes in, its lines go between the packets at their times.
+"""Lines of logs between the packets, at their times: those of a file beside a capture, and those in it.
 
 A journal in the export format, of which those of the runtimes alone are taken, or a log as containerd, CRI-O or kubelet
 write it. It is read once, in pieces, and has to be in the order of time, as logs are.
@@ -6,7 +6,9 @@ write it. It is read once, in pieces, and has to be in the order of time, as log
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from heapq import heappop, heappush
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +18,8 @@ from tracer.capture.packets import Notice, Packet
 from tracer.capture.plain_logs import HEAD, open_reader
 
 _CHUNK = 1 << 18
+LATE_NS = 1_000_000_000
+"""A line may come so long after packets that are later than it: twice what was seen of journald on a busy machine."""
 
 
 class JournalFile:
@@ -87,6 +91,33 @@ def merged(capture: Iterable[Packet | Notice], journal: JournalFile) -> Iterator
                 yield Notice(item.offset, "a line of a log", False, entry=line)
                 line = next(lines, None)
         yield item
+
+
+def in_order(capture: Iterable[Packet | Notice]) -> Iterator[Packet | Notice]:
+    """Give out a capture's items with each line of a log where its time is: journald told its recorder of it late."""
+    held: deque[tuple[int, Packet | Notice]] = deque()
+    lines: list[tuple[int, int, Notice]] = []
+    now_ns = 0
+
+    def give(until_ns: int) -> Iterator[Packet | Notice]:
+        while held and held[0][0] < until_ns:
+            time_ns, item = held.popleft()
+            while lines and lines[0][0] <= time_ns:
+                yield heappop(lines)[2]
+            yield item
+
+    for number, item in enumerate(capture):
+        if isinstance(item, Notice) and item.entry is not None:
+            heappush(lines, (_time(item.entry), number, item))
+            continue
+        if isinstance(item, Packet) and item.time_ns > now_ns:
+            now_ns = item.time_ns
+        held.append((now_ns, item))
+        if held[0][0] < now_ns - LATE_NS:
+            yield from give(now_ns - LATE_NS)
+    yield from give(now_ns + 1)
+    while lines:
+        yield heappop(lines)[2]
 
 
 def _time(entry: Entry) -> int:

@@ -248,8 +248,6 @@ class Recorder:
         """Take what is there; whether there was anything."""
         self._look_at_disk()
         any_record = self._monitored()
-        if self._journal is not None:
-            any_record = self._logged(self._journal.read(self._now())) or any_record
         if self._files is not None and time.monotonic() >= self._switch_at:
             self._next_file(self._files)
         for record in reader.read():
@@ -257,6 +255,8 @@ class Recorder:
             self._keep_files_short()
             self._record(record)
             self._keep_slices_short()
+        if self._journal is not None:
+            any_record = self._logged(self._journal.read(self._now())) or any_record
         if self._pause is None:
             self._write_out()
         self._save()

@@ -141,6 +141,7 @@ def _redacted(args: argparse.Namespace, form: str, registry: Registry, target: B
 def _capture(args: argparse.Namespace, form: str, registry: Registry, target: BinaryIO) -> str:
     from tracer.capture.conversation import CaptureWriter
     from tracer.capture.growing import open_recorded
+    from tracer.capture.journal_file import in_order
     from tracer.capture.packets import Packet
     from tracer.export.pcap import PcapWriter
     from tracer.export.select import Selection, Window
@@ -169,14 +170,15 @@ def _capture(args: argparse.Namespace, form: str, registry: Registry, target: Bi
 
     def has_logs(time_ns: int) -> bool:
         """Lines of logs are of no connection: where some of these are chosen, none."""
-        chosen = args.hop or matching is not None
-        return span is not None and not chosen and span.start_ns <= time_ns <= span.end_ns
+        if args.hop or matching is not None:
+            return False
+        return args.since is None if span is None else span.start_ns <= time_ns <= span.end_ns
 
     about = f"podwire export of {os.path.basename(args.file)}"
     selection = Selection(CaptureWriter(write), about, window, has_logs, survey if wants_comments else None)
     broken = ""
     with open_recorded(args.file) as capture, with_journal(args, args.file) as add_lines:
-        for item in add_lines(with_progress(capture)):
+        for item in in_order(add_lines(with_progress(capture))):
             if isinstance(item, Packet):
                 if span is None:
                     span = _span(args, item.time_ns)
@@ -210,6 +212,7 @@ def _survey(args: argparse.Namespace, registry: Registry) -> tuple[Survey, Pod |
 
 def _calls(args: argparse.Namespace, form: str, registry: Registry, target: BinaryIO) -> str:
     from tracer.capture.growing import open_recorded
+    from tracer.capture.journal_file import in_order
     from tracer.capture.packets import Packet
     from tracer.export.har import HarWriter
     from tracer.pipeline import Decoder
@@ -240,7 +243,7 @@ def _calls(args: argparse.Namespace, form: str, registry: Registry, target: Bina
     decoder = Decoder()
     broken = ""
     with open_recorded(args.file) as capture, with_journal(args, args.file) as add_lines:
-        for item in add_lines(with_progress(capture)):
+        for item in in_order(add_lines(with_progress(capture))):
             if span is None and isinstance(item, Packet):
                 span = _span(args, item.time_ns)
             for update in decoder.feed(item):

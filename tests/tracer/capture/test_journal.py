@@ -24,6 +24,8 @@ from tracer.capture.journal import (
     matches,
     parse_block,
 )
+from tracer.capture.journal_file import LATE_NS, in_order
+from tracer.capture.packets import Notice, Packet
 
 STAMP = b"1795972421737975"
 
@@ -145,3 +147,31 @@ def test_who_is_listened_to_is_one_table() -> None:
     assert Entry({"SYSLOG_IDENTIFIER": b"systemd", "UNIT": b"containerd.service"}).of_runtime()
     assert not Entry({"SYSLOG_IDENTIFIER": b"sshd", "_SYSTEMD_UNIT": b"ssh.service"}).of_runtime()
     assert len(matches()) == len(IDENTIFIERS) + 2 * len(UNITS) + 2
+
+
+def packet(time_ns: int, number: int = 0) -> Packet:
+    return Packet(number, time_ns, None, 1, b"", "", 0, 0)
+
+
+def line(time_ns: int) -> Notice:
+    return Notice(0, "a line of a log", False, entry=Entry({TIME: b"%d" % time_ns}))
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, LATE_NS // 2), st.booleans()), max_size=40), st.booleans())
+def test_lines_that_come_late_are_put_in_their_places(steps: list[tuple[int, int, bool]], last: bool) -> None:
+    """A line may come after packets of half a second; packets stay in the order of the file."""
+    now, items = LATE_NS, list[Packet | Notice]()
+    for ahead, late, is_line in steps:
+        now += ahead * LATE_NS // 10
+        items.append(line(now - late) if is_line else packet(now, len(items)))
+    items += [Notice(0, "of the packet before", False), packet(now, len(items))] if last else []
+    found = list(in_order(items))
+    assert sorted(map(id, found)) == sorted(map(id, items))
+    others = [item for item in items if not isinstance(item, Notice) or item.entry is None]
+    assert [item for item in found if not isinstance(item, Notice) or item.entry is None] == others
+    times = [
+        item.time_ns if isinstance(item, Packet) else item.entry.time_ns or 0
+        for item in found
+        if isinstance(item, Packet) or item.entry is not None
+    ]
+    assert times == sorted(times)

@@ -15,6 +15,8 @@ import pytest
 
 from tests.tracer.made import MS, START
 from tests.tracer.written import Written
+from tracer.capture.packets import Packet
+from tracer.capture.reader import open_capture
 from tracer.cli import main
 
 SECRET = "hunter2-it-is"
@@ -191,6 +193,17 @@ def test_a_journal_without_a_line_for_the_capture_is_told(
     )
 
 
+def times_of(path: Path) -> list[tuple[int, bool]]:
+    """Of packets and lines, in the order of the file, and whether it is a line's."""
+    with open_capture(str(path)) as capture:
+        items = list(capture)
+    return [
+        (item.time_ns, False) if isinstance(item, Packet) else (item.entry.time_ns or 0, True)
+        for item in items
+        if isinstance(item, Packet) or item.entry is not None
+    ]
+
+
 def test_a_recorded_journal_s_lines_stand_within_the_calls_that_they_tell_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,6 +231,14 @@ def test_a_recorded_journal_s_lines_stand_within_the_calls_that_they_tell_of(
     page = tmp_path / "story.html"
     said(capsys, "story", "default/logged", RECORDED, "--html", page)
     assert page.read_text().count('class="log"') == 38
+    ordered = tmp_path / "ordered.pcapng"
+    said(capsys, "export", RECORDED, "-o", ordered)
+    times, exported = times_of(RECORDED), times_of(ordered)
+    assert [time_ns for time_ns, _ in times] != sorted(time_ns for time_ns, _ in times)
+    assert [time_ns for time_ns, _ in exported] == sorted(time_ns for time_ns, _ in exported)
+    assert sorted(time_ns for time_ns, is_line in exported if is_line) == sorted(
+        time_ns for time_ns, is_line in times if is_line
+    )
     clean = tmp_path / "clean.pcapng"
     said(capsys, "redact", RECORDED, clean)
     assert [json.loads(line) for line in said(capsys, "decode", "--json", clean, "--show-secrets")[0]] == told
