@@ -30,13 +30,13 @@ import json
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final
 
 from tracer import __version__
 from tracer.capture import blocks
 from tracer.capture.packets import CARRIED_OVER, HOP_PORTS, MAX_PAYLOAD
+from tracer.capture.state import DONT_FRAGMENT, TTL_AND_TCP, WINDOW, Conversation, Interface, State, sides
 
 ETHERNET_LINK_TYPE: Final = 1
 
@@ -52,7 +52,6 @@ FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 
 # Segment size, window scale 14 and one no-operation to fill the word. A window of 65,535 << 14 bytes is never full.
 _SYN_OPTIONS: Final = struct.pack(">BBHBBBB", 2, 4, MAX_PAYLOAD, 3, 3, 14, 1)
-_WINDOW: Final = 65_535
 _UNACKNOWLEDGED: Final = 1 << 29
 """A direction with more bytes than this under way gets an empty ACK from the other side: half the scaled window."""
 _LONGEST_JUMP: Final = 1 << 30
@@ -67,87 +66,8 @@ _HEADERS = struct.Struct(">16sHHHHH12sIIHHHH")
 """Ethernet to TCP (`headers.HEADERS`), what is constant in a direction taken together: Ethernet's header with the
 first two bytes of IPv4's; total length; ident; flags; TTL and protocol; checksum; both addresses and both ports;
 sequence number; acknowledgement; header length and flags; window; checksum; urgent pointer."""
-_DONT_FRAGMENT, _TTL_AND_TCP = 0x4000, 0x4006
 _PADS = (b"", b"\0", b"\0\0", b"\0\0\0")
 _U32 = struct.Struct("<I")
-
-
-@dataclass(slots=True)
-class Interface:
-    """A socket, as a file describes it."""
-
-    number: int
-    name: str
-    description: str
-    comment: str
-    received: int = 0
-    """Packets written and packets dropped."""
-    dropped: int = 0
-    pending: int = 0
-    """Packets dropped since the last one written."""
-
-    def described(self) -> tuple[str, str, str]:
-        """What `CaptureWriter.interface` takes."""
-        return self.name, self.description, self.comment
-
-
-@dataclass(slots=True)
-class Side:
-    """One direction of a conversation."""
-
-    prefix: bytes
-    """Ethernet header, and IPv4's version, length and TOS."""
-    pairs: bytes
-    """Source and destination address, source and destination port."""
-    ip_sum: int
-    """Of the constant words under IPv4's checksum, and of the length of both headers."""
-    tcp_sum: int
-    """Of the constant words under TCP's checksum, its pseudo header's among them, and of its header's length."""
-    ident: int = 0
-    end: int = 0
-    """Bytes of the stream so far."""
-    fin: int = 0
-    """1 once the FIN is sent, which takes a sequence number too."""
-    acknowledged: int = 0
-    """Bytes of it that the other side has acknowledged."""
-    window: int = MAX_PAYLOAD
-    """Bytes that may be under way to this side. What SYN and SYN-ACK announce is not scaled yet."""
-    closed: bool = False
-    reset: bool = False
-
-
-class Conversation(NamedTuple):
-    """A connection that is open."""
-
-    interface: Interface
-    sides: tuple[Side, Side]
-    about: Mapping[str, object]
-    """The object of its first packet's comment."""
-
-
-Key = tuple[str, int] | str
-"""Tells processes apart."""
-
-
-@dataclass(slots=True)
-class State:
-    """All that a writer knows of its file; `resume` makes it out of the file itself."""
-
-    packets: int = 0
-    bytes: int = 0
-    start_ns: int = 0
-    interfaces: list[Interface] = field(default_factory=list)
-    conversations: dict[int, Conversation] = field(default_factory=dict)
-    endpoints: dict[Key, str] = field(default_factory=dict)
-    """Addresses of processes."""
-    names: dict[str, str] = field(default_factory=dict)
-    """Names of addresses, as far as the file has them."""
-    ports: dict[str, int] = field(default_factory=dict)
-    """By client address, the next port."""
-    further: dict[str, str] = field(default_factory=dict)
-    """By a process' first address, the one that is in use since its ports are used up."""
-    addresses: int = 0
-    """Given so far."""
 
 
 class CaptureWriter:
@@ -476,14 +396,14 @@ class CaptureWriter:
                         side.prefix,
                         40 + length,
                         ident,
-                        _DONT_FRAGMENT,
-                        _TTL_AND_TCP,
+                        DONT_FRAGMENT,
+                        TTL_AND_TCP,
                         -(side.ip_sum + length + ident) % 65_535,
                         side.pairs,
                         sequence,
                         acknowledgement,
                         flags,
-                        _WINDOW,
+                        WINDOW,
                         -(side.tcp_sum + length + sequence + acknowledgement + flags + total) % 65_535,
                         0,
                     ),
@@ -561,21 +481,6 @@ def _sum(payload: memoryview | bytes) -> int:
     for at in range(first, length, _SUMMED_AT_ONCE):
         total += int.from_bytes(payload[at : at + _SUMMED_AT_ONCE], "big")
     return total % 65_535
-
-
-def sides(client: bytes, server: bytes, port: int, server_port: int) -> tuple[Side, Side]:
-    """Return both directions' constants, from the client first."""
-    return _side(client, server, port, server_port), _side(server, client, server_port, port)
-
-
-def _side(source: bytes, destination: bytes, source_port: int, destination_port: int) -> Side:
-    """Return one direction's constants. Hardware addresses are 02:00 (locally administered) and the IPv4 address."""
-    ethernet = b"\2\0" + destination + b"\2\0" + source + b"\x08\x00"
-    pairs = source + destination + struct.pack(">HH", source_port, destination_port)
-    addresses = int.from_bytes(source + destination, "big")
-    ip_sum = addresses + 0x4500 + 40 + _DONT_FRAGMENT + _TTL_AND_TCP
-    tcp_sum = int.from_bytes(pairs, "big") + 6 + 20 + _WINDOW
-    return Side(ethernet + b"\x45\0", pairs, ip_sum % 65_535, tcp_sum % 65_535)
 
 
 def _packet_options(comment: bytes, dropped: int) -> bytes:

@@ -22,7 +22,7 @@ from tracer.capture import vsock
 from tracer.capture.bundle import Named, Watcher, bundle_block
 from tracer.capture.carry import Follower
 from tracer.capture.checkpoint import Checkpoint, Saved
-from tracer.capture.conversation import CaptureWriter, Interface
+from tracer.capture.conversation import CaptureWriter
 from tracer.capture.guests import Guests, cut
 from tracer.capture.journal_source import Journal, LogsAt, Source
 from tracer.capture.monitor import Monitor
@@ -31,6 +31,7 @@ from tracer.capture.peers import number_of
 from tracer.capture.resume import FIRST_GUEST, Found, Listener, read_state
 from tracer.capture.ring import Ring, create
 from tracer.capture.room import MARGIN, RESUME, Disk, Limits, Pause
+from tracer.capture.state import Interface
 from tracer.capture.store import SLICE, Store
 from tracer.capture.who import Socket, client_of, listening, server_of
 from tracer.output.units import size

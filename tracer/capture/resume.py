@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tracer.capture import blocks, journal
-from tracer.capture.conversation import ACK, FIN, RST, SYN, Conversation, Interface, State, sides
+from tracer.capture.conversation import ACK, FIN, RST, SYN
 from tracer.capture.journal_source import LogsAt
 from tracer.capture.peers import number_of, read_comment
+from tracer.capture.state import Conversation, Interface, State, sides
 
 _BLOCK = struct.Struct("<II")
 _PACKET = struct.Struct("<5I")  # interface, time high, time low, captured, original

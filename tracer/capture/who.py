@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tracer import processes
-from tracer.capture.conversation import Interface
 from tracer.capture.resume import process_key
+from tracer.capture.state import Interface
 from tracer.relay import sockdiag
 from tracer.relay.targets import vm_of
 
