@@ -21,8 +21,9 @@ from textual.events import Key
 from protos.registry import Registry
 from tests.bench import replay
 from tests.bench.measure import machine
-from tracer.tui.app import PodwireApp, Setup
+from tracer.tui.app import PodwireApp
 from tracer.tui.session import NothingBehind
+from tracer.tui.setup import Setup
 from tracer.tui.source import ProcessSource
 
 ROOT = Path(__file__).parents[2]

@@ -83,7 +83,8 @@ def show(args: argparse.Namespace, capture: str, behind: Behind, speed: float | 
     """Show a capture until the screen is left; return how: `leave` or `detach`. Raises PodwireError."""
     from tracer.output.look import Look
     from tracer.relay import system
-    from tracer.tui.app import PodwireApp, Setup
+    from tracer.tui.app import PodwireApp
+    from tracer.tui.setup import Setup
     from tracer.tui.source import Child, ProcessSource
 
     registry = load_registry(args)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable
+from typing import ClassVar
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -24,14 +23,14 @@ from textual.worker import Worker
 
 from dissectors.render import Renderer
 from protos.errors import PodwireError
-from protos.registry import Registry
 from tracer.output.escape import escape
-from tracer.output.units import Clock, duration
+from tracer.output.units import Clock
 from tracer.tui import keys
 from tracer.tui.call_command import call_command
 from tracer.tui.call_list import TIMES, CallList, parse_columns
 from tracer.tui.detail import Detail
 from tracer.tui.detail_pane import DetailPane
+from tracer.tui.finder import Finder
 from tracer.tui.lines import Bar, Lines
 from tracer.tui.narrow import FilterError, Question, Words, complete, error_of
 from tracer.tui.narrowing import IN_FLIGHT, POD, Narrowing
@@ -40,10 +39,11 @@ from tracer.tui.paint import BOLD, DIM, PLAIN, WRONG, Paint, Span
 from tracer.tui.player import Player, parse_moment, parse_speed
 from tracer.tui.pods import OfCall, PodList, about
 from tracer.tui.prompt import Prompt
-from tracer.tui.rows import Rows, Whom, code_name
+from tracer.tui.rows import Rows, Whom
 from tracer.tui.save import Saving
-from tracer.tui.session import Behind, LiveSession
-from tracer.tui.source import IndexerError, Matches, Source
+from tracer.tui.session import LiveSession
+from tracer.tui.setup import Setup
+from tracer.tui.source import IndexerError
 from tracer.tui.status import status_spans
 from tracer.tui.view import CHAINS, View
 from tracer.tui.view import SORTS as ORDERS
@@ -61,42 +61,8 @@ LAG_NS = 200_000_000
 """What has passed may take so long to be in the file: ages are up to then."""
 BATCHES = 8
 """Batches taken between two keys."""
-SEEK_S = 0.03
-"""A search looks so long at a time."""
 MANY = 2000
 """From so many found at once, the list is made anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What a screen is made of."""
-
-    source: Source
-    behind: Behind
-    registry: Registry
-    capture: str
-    """Path of the capture, as decoding would be told it."""
-    utc: bool = False
-    unicode: bool = True
-    replay: float | None = None
-    """Its speed, where the capture is played."""
-    now_ns: Callable[[], int] = time.time_ns
-    match: Callable[[str], Matches] | None = None
-    """Begins to find out what a filter wants."""
-    filter: str = ""
-    """What to begin with."""
-    show_secrets: bool = False
-    words: Sequence[str] = ()
-    """Options of the processes that read the capture: schemas, secrets."""
-
-
-class Seeking(NamedTuple):
-    """A search that is under way."""
-
-    lines: Iterator[int | None]
-    begun: int
-    """The line that the cursor was on."""
-    forward: bool
 
 
 class Main(Screen[None], inherit_bindings=False):
@@ -137,8 +103,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         self._follow = setup.behind.growing or setup.replay is not None
         self._held_at: int | None = None
         """So many rows there were when the screen was held."""
-        self._search: Question | None = None
-        self._seeking: Seeking | None = None
+        self.finder = Finder(self.view, self.pages, self._go, self.say)
         self._heard = self._joined = 0
         """Of so many changes of pods and containers, and of which pod a container is, the screen knows."""
         self._said: Span | None = None
@@ -225,7 +190,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         elif self._held_at is not None:
             self.view.most = self._held_at
         self.view.step()
-        self._seek()
+        self.finder.look_on()
         if now - self._looked >= LOOK_S:
             self._looked = now
             self.setup.behind.look()
@@ -289,8 +254,8 @@ class PodwireApp(App[str], inherit_bindings=False):
     # -- the lines that tell ---------------------------------------------------------------------------------------
 
     def say(self, text: str, *, wrong: bool = False) -> None:
-        """Say something in place of the footer, until the next key."""
-        self._said = (escape(text) if not text.isprintable() else text, WRONG if wrong else BOLD)
+        """Say something in place of the footer, until the next key; nothing: let the footer be seen."""
+        self._said = (escape(text) if not text.isprintable() else text, WRONG if wrong else BOLD) if text else None
         self._draw_status()
 
     def _draw_status(self) -> None:
@@ -333,17 +298,17 @@ class PodwireApp(App[str], inherit_bindings=False):
             "fold": lambda: self._fold(False),
             "filter": lambda: self._ask("filter", self.narrowing.filter),
             "search": lambda: self._ask("search"),
-            "again": lambda: self._find_again(forward=True),
-            "back_again": lambda: self._find_again(forward=False),
-            "next_error": lambda: self._find_error(forward=True),
-            "previous_error": lambda: self._find_error(forward=False),
+            "again": lambda: self.finder.find_again(forward=True),
+            "back_again": lambda: self.finder.find_again(forward=False),
+            "next_error": lambda: self.finder.find_error(self.now_ns(), forward=True),
+            "previous_error": lambda: self.finder.find_error(self.now_ns(), forward=False),
             "stream": self._only_stream,
-            "next_of_stream": lambda: self._find_same(flow, forward=True),
-            "previous_of_stream": lambda: self._find_same(flow, forward=False),
-            "next_of_method": lambda: self._find_same(kind, forward=True),
-            "previous_of_method": lambda: self._find_same(kind, forward=False),
-            "next_of_pod": lambda: self._find_same(pod, forward=True),
-            "previous_of_pod": lambda: self._find_same(pod, forward=False),
+            "next_of_stream": lambda: self.finder.find_same(flow, self._row, forward=True),
+            "previous_of_stream": lambda: self.finder.find_same(flow, self._row, forward=False),
+            "next_of_method": lambda: self.finder.find_same(kind, self._row, forward=True),
+            "previous_of_method": lambda: self.finder.find_same(kind, self._row, forward=False),
+            "next_of_pod": lambda: self.finder.find_same(pod, self._row, forward=True),
+            "previous_of_pod": lambda: self.finder.find_same(pod, self._row, forward=False),
             "parent": self._go_to_parent,
             "in_flight": self._only_in_flight,
             "pods": self._toggle_pods,
@@ -354,7 +319,7 @@ class PodwireApp(App[str], inherit_bindings=False):
             "follow": self._toggle_follow,
             "mark": self._mark,
             "only_marked": self._only_marked,
-            "next_mark": lambda: self._find(self.view.marks.__contains__),
+            "next_mark": lambda: self.finder.find(self.view.marks.__contains__),
             "detail": lambda: self._show_detail(not self.side.display),
             "zoom": self._zoom,
             "view": self.side.next_tab,
@@ -386,7 +351,8 @@ class PodwireApp(App[str], inherit_bindings=False):
 
     def action_do(self, name: str) -> None:
         """Do what a key stands for."""
-        self._said = self._seeking = None
+        self._said = None
+        self.finder.end()
         try:
             self._acts[name]()
         except PodwireError as error:
@@ -502,8 +468,8 @@ class PodwireApp(App[str], inherit_bindings=False):
 
     def _search_given(self, text: str) -> None:
         if text:
-            self._search = Words().compile(text, self.rows)
-            self._find_again(forward=True)
+            self.finder.search = Words().compile(text, self.rows)
+            self.finder.find_again(forward=True)
 
     def _number_given(self, text: str) -> None:
         if not text.isdecimal() or not 1 <= int(text) <= len(self.rows):
@@ -526,7 +492,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         words = [*setup.words, *(["--follow"] if setup.behind.growing else [])]
         try:
             if saving.form == "text":
-                self.say(await saving.text(self._text_line))
+                self.say(await saving.text(self.calls.text_line))
             else:
                 self.say(await saving.calls(setup.capture, self.rows, words, self.say))
         except PodwireError as error:
@@ -535,14 +501,6 @@ class PodwireApp(App[str], inherit_bindings=False):
     @property
     def _is_saving(self) -> bool:
         return self._saving is not None and not self._saving.is_finished
-
-    def _text_line(self, row: int) -> str:
-        rows, kind = self.rows, self.rows.kinds[self.rows.kind[row]]
-        time_text = self.side.detail.clock.text(rows.start[row])
-        sign, status = rows.sign(row, self.now_ns()), code_name(rows.code[row])
-        ident = rows.idents[rows.ident[row]]
-        age = duration(self.calls.age(row))
-        return f"{time_text} {sign} {kind.hop:<6} {ident[:13]:<13} {kind.name:<20} {status:<9} {age:>9}"
 
     def _narrow_again(self) -> None:
         wanted, in_flight = self.narrowing.question(), IN_FLIGHT in self.narrowing
@@ -581,56 +539,6 @@ class PodwireApp(App[str], inherit_bindings=False):
         self._toggle("marks", "marked", lambda row: row in self.view.marks)
 
     # -- finding ---------------------------------------------------------------------------------------------------
-
-    def _find(self, wanted: Question, *, forward: bool = True) -> None:
-        self._look_for(lambda: self.view.seek(wanted, forward=forward), wanted, forward=forward)
-
-    def _find_error(self, *, forward: bool) -> None:
-        now = self.now_ns()
-        self._look_for(lambda: self.view.seek_trouble(now, forward=forward), self.view.is_error(now), forward=forward)
-
-    def _look_for(self, lines: Callable[[], Iterator[int | None]], wanted: Question, *, forward: bool) -> None:
-        if self.pages.page == "story":
-            self._said_of(self.pages.find(wanted, forward=forward))
-        else:
-            self._seeking = Seeking(lines(), self.view.cursor, forward)
-            self._seek()
-
-    def _seek(self) -> None:
-        """Look on for what is sought, for a moment: the rest comes between keys, and the next key ends it."""
-        seeking = self._seeking
-        if seeking is None:
-            return
-        until, found = time.monotonic() + SEEK_S, None
-        for found in seeking.lines:
-            if found is not None:
-                break
-            if time.monotonic() >= until:
-                self.say("looking …")
-                return
-        self._seeking = self._said = None
-        begun = seeking.begun
-        self._said_of(None if found is None else found == begun or (found > begun) == seeking.forward)
-        if found is not None:
-            self._go(found)
-
-    def _said_of(self, straight: bool | None) -> None:
-        """Say how something was found: straight on, round the end, or (None) not at all."""
-        if straight is None:
-            self.say("nothing found")
-        elif not straight:
-            self.say("round the end of what is shown")
-
-    def _find_again(self, *, forward: bool) -> None:
-        if self._search is None:
-            self.say("nothing is looked for yet (ctrl+f)")
-        else:
-            self._find(self._search, forward=forward)
-
-    def _find_same(self, of: Callable[[int], int], *, forward: bool) -> None:
-        row = self._row
-        if row is not None:
-            self._find(lambda each: of(each) == of(row), forward=forward)
 
     def _go_to_parent(self) -> None:
         row = self._row

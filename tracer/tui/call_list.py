@@ -222,6 +222,17 @@ class CallList(ScrollView, can_focus=True, inherit_bindings=False):
             return self._deadline(row, width), PLAIN
         return str(row + 1), PLAIN
 
+    def text_line(self, row: int) -> str:
+        """A call as a line of a text file."""
+        rows, kind = self.view.rows, self.view.rows.kinds[self.view.rows.kind[row]]
+        sign, status, ident = (
+            rows.sign(row, self.now_ns),
+            code_name(rows.code[row]),
+            short_id(rows.idents[rows.ident[row]]),
+        )
+        names = f"{kind.hop:<6} {ident:<{SHORT_ID}} {rows.labels[rows.whom[row]]:<20} {kind.name:<20}"
+        return f"{self._clock.text(rows.start[row])} {sign} {names} {status:<9} {duration(self.age(row)):>9}"
+
     def age(self, row: int) -> int:
         """How long a call took, or has been open."""
         rows = self.view.rows

@@ -10,8 +10,9 @@ from typing import Any
 from textual.pilot import Pilot
 
 from protos.registry import Registry
-from tracer.tui.app import PodwireApp, Setup
+from tracer.tui.app import PodwireApp
 from tracer.tui.session import Behind, NothingBehind
+from tracer.tui.setup import Setup
 from tracer.tui.source import Source, WholeMatches, WholeSource
 
 CAPTURES = Path(__file__).parents[3] / "captures"
