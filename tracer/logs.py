@@ -20,7 +20,7 @@ _PRIORITIES: Final = ("emerg", "alert", "crit", "err", "warning", "notice", "inf
 _KLOG: Final = {b"I": "info", b"W": "warning", b"E": "error", b"F": "fatal"}
 KLOG: Final = re.compile(rb"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d{6}\s+\d+ ")
 """How kubelet's lines begin: level, day, time, thread."""
-_LEVEL: Final = re.compile(rb'(?:^|\s)level="?([A-Za-z]+)')
+_LEVEL: Final = re.compile(rb'(?:^|\s)level="?([A-Za-z]+)|"level":"([A-Za-z]+)')
 
 
 @dataclass(slots=True, eq=False)
@@ -62,5 +62,5 @@ def _level(message: bytes, priority: int | None) -> str:
     if found := KLOG.match(message):
         return _KLOG[found[1]]
     if found := _LEVEL.search(message, 0, 200):
-        return found[1].decode()
+        return (found[1] or found[2]).decode()
     return "" if priority is None or priority >= len(_PRIORITIES) else _PRIORITIES[priority]

@@ -171,12 +171,12 @@ class Journal:
         with suppress(KeyError):
             self._poll.unregister(self._fd)
 
-    def rest(self, now_ns: int) -> list[bytes]:
+    def rest(self) -> list[bytes]:
         """Return what is left when the capture ends. journald tells those who follow it of new lines up to half a
         second later, but has them in its files at once: it is asked once more, for the lines after the last one."""
         found: list[bytes] = []
         while not self._ended and (data := self._read()):
-            found += self._blocks(data, now_ns)
+            found += self._blocks(data)
         if self._regular or self._ended:
             return found
         if self._child is not None:
@@ -185,15 +185,15 @@ class Journal:
         until = time.monotonic() + LAST_S
         while not self._ended and (left := until - time.monotonic()) > 0:
             if select.select([self._fd], [], [], left)[0]:
-                found += self._blocks(self._read(), now_ns)
+                found += self._blocks(self._read())
         self._end_told = True
         return found
 
-    def read(self, now_ns: int) -> list[bytes]:
-        """Return a block of each line that there is now; `now_ns` is the capture's time. Never waits, never raises."""
-        return [] if self._ended else self._blocks(self._read(), now_ns)
+    def read(self) -> list[bytes]:
+        """Return a block of each line that there is now. Never waits, never raises."""
+        return [] if self._ended else self._blocks(self._read())
 
-    def _blocks(self, data: bytes, now_ns: int) -> list[bytes]:
+    def _blocks(self, data: bytes) -> list[bytes]:
         if not data:
             return []
         if self._reader is None:
@@ -205,7 +205,7 @@ class Journal:
             if self._reader is None:
                 return []
         found = []
-        step_ns = now_ns - time.time_ns()
+        step_ns = self._offset_ns + _clocks_apart()
         for entry in self._reader.feed(data):
             placed = self._on_clock(entry, step_ns)
             if self._source.command:
@@ -266,6 +266,16 @@ class Journal:
             for stream in (child.stdout, child.stderr):
                 if stream is not None:
                     stream.close()
+
+
+def _clocks_apart() -> int:
+    """Return CLOCK_MONOTONIC less the wall clock, in nanoseconds: of several looks the one that took the least time, as
+    this process may have to wait for the processor between two clocks."""
+    looks = []
+    for _ in range(5):
+        before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+        looks.append((after - before, (before + after) // 2 - wall))
+    return min(looks)[1]
 
 
 def _boot_id() -> bytes:

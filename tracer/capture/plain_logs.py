@@ -1,7 +1,7 @@
 """Logs that no journal has: lines as containerd, CRI-O and kubelet write them to stderr come in, entries go out.
 
 containerd and CRI-O write logfmt (`time="…" level=info msg="…"`), kubelet klog's form (`I1129 17:13:24.123456 …`); k3s
-both into one file. A line with neither of these times belongs to the one before.
+both into one file, all of them JSON if they are told to. A line without a time belongs to the one before.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 from protos.errors import PodwireError
 from tracer.capture.journal import CUT, MAX_VALUE, TIME, Entry, ExportReader
-from tracer.capture.log_times import KLOG, LOGFMT, klog_time, logfmt_time
+from tracer.capture.log_times import KLOG, LOGFMT, klog_time, logfmt_time, own_time
 
 HEAD: Final = 4096
 """So many bytes of a file say what it is."""
@@ -24,7 +24,7 @@ _WRITERS: Final = ("containerd", "crio", "kubelet", "k3s", "rke2", "kata", "micr
 def open_reader(head: bytes, path: str, *, in_midst: bool = False) -> ExportReader | LineReader:
     """Return what reads a log that begins so; `in_midst`: reading begins further on. Raises PodwireError."""
     start = head.lstrip()
-    if LOGFMT.match(start) or KLOG.match(start):
+    if own_time(start.partition(b"\n")[0]) is not None:
         return LineReader(path, in_midst=in_midst)
     if _EXPORT.match(start):
         return ExportReader(in_midst=in_midst)
@@ -80,6 +80,8 @@ class LineReader:
         elif match := KLOG.match(line):
             writer, self._time_ns = writer or "kubelet", klog_time(match)
             fields["_PID"] = match[7]
+        elif (told := own_time(line)) is not None:
+            writer, self._time_ns = writer or ("kubelet" if b'"ts":' in line else "containerd"), told
         if self._time_ns is None or not line:
             self.skipped += bool(line)
             return None

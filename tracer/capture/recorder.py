@@ -133,7 +133,7 @@ class Recorder:
                 elif fd == self.link.fileno():
                     worker_is_gone = not self.link.recv(4096)
         if self._journal is not None:
-            self._logged(self._journal.rest(self._now()))
+            self._logged(self._journal.rest())
             self._journal.close()
         if self._pause is not None:
             self._go_on_writing(self._pause)
@@ -257,7 +257,7 @@ class Recorder:
             self._record(record)
             self._keep_slices_short()
         if self._journal is not None:
-            any_record = self._logged(self._journal.read(self._now())) or any_record
+            any_record = self._logged(self._journal.read()) or any_record
         if self._pause is None:
             self._write_out()
         self._save()

@@ -5,8 +5,10 @@ In: a `Logged`. Out: text, escaped.
 
 from __future__ import annotations
 
+import json
 import re
 
+from dissectors.json_value import parse_json
 from dissectors.masking_text import mask_text
 from tracer.logs import KLOG, Logged
 from tracer.output.escape import escape
@@ -35,9 +37,12 @@ def source_text(line: Logged) -> str:
 
 
 def _readable(message: bytes) -> bytes:
-    """logfmt: what it says, then its other fields, without the escapes in their quotes; klog: what follows its head."""
+    """logfmt and JSON: what it says, then its other fields, without the escapes in their quotes; klog: what follows its
+    head."""
     if found := KLOG.match(message):
         return message[found.end() :]
+    if message.startswith(b"{"):
+        return _of_json(message)
     fields: list[tuple[bytes, bytes]] = []
     position = 0
     while position < len(message):
@@ -49,6 +54,21 @@ def _readable(message: bytes) -> bytes:
     said = b" ".join(_value(value) for name, value in fields if name == b"msg")
     others = [name + b"=" + _quoted(value) for name, value in fields if name not in _ELSEWHERE and name != b"msg"]
     return b" ".join([said, *others] if said else others)
+
+
+def _of_json(message: bytes) -> bytes:
+    try:
+        fields = parse_json(message)
+    except ValueError:
+        return message
+    if not isinstance(fields, dict):
+        return message
+    others = [
+        f"{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for name, value in fields.items()
+        if name not in ("time", "ts", "level", "msg")
+    ]
+    return " ".join([str(fields["msg"]), *others] if "msg" in fields else others).encode("utf-8", "surrogatepass")
 
 
 def _quoted(value: bytes) -> bytes:

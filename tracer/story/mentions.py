@@ -19,8 +19,10 @@ _UID = re.compile(rb"(?<![0-9a-z])[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4
 _GIVEN_UID = re.compile(rb"\bpodUID=\\*\"?([^\"\\,\s]+)")
 """Those of static pods, and of pods that no kubelet made, have another form."""
 _NAME = re.compile(rb"\bpods?=\[?\\*\"?([a-z0-9][\w.\-]*/[\w.\-]+)")
+_OBJECT = re.compile(rb'"pods?":\[?\{"name":"([^"]+)","namespace":"([^"]+)"\}')
+"""kubelet's `pod=`, where it writes JSON."""
 _METADATA = re.compile(
-    rb"\bPodSandboxMetadata\{Name:([^,{}]+),Uid:([^,{}]+),Namespace:([^,{}]+),"
+    rb"(?:\b|\\u0026)PodSandboxMetadata\{Name:([^,{}]+),Uid:([^,{}]+),Namespace:([^,{}]+),"
     rb'|\bname:\\*"([^"\\]+)\\*" +uid:\\*"([^"\\]+)\\*" +namespace:\\*"([^"\\]+)'
 )
 """As containerd 1 and 2 write CRI's message: name, uid, namespace."""
@@ -46,6 +48,7 @@ class Mentions(NamedTuple):
 def mentions(message: bytes) -> Mentions:
     """Return what a message names."""
     uids, names = _UID.findall(message) + _GIVEN_UID.findall(message), _NAME.findall(message)
+    names += [namespace + b"/" + name for name, namespace in _OBJECT.findall(message)]
     for found in _METADATA.finditer(message):
         name, uid, namespace = found.groups()[:3] if found[1] else found.groups()[3:]
         uids.append(uid)

@@ -73,26 +73,26 @@ def append(path: Path, data: bytes) -> None:
 def test_of_a_file_what_comes_since_the_trace_began_is_read_as_it_grows(log: tuple[Path, Source]) -> None:
     path, source = log
     journal = opened(source)
-    assert texts(journal.read(now_ns())) == []
+    assert texts(journal.read()) == []
     whole = entry("one") + entry("of another", who="sshd") + entry("two", _PID=7)
     append(path, whole[:-20])
-    first = journal.read(now_ns())
+    first = journal.read()
     assert texts(first) == ["one"]
     append(path, whole[-20:])
-    second = journal.read(now_ns())
+    second = journal.read()
     assert texts(second) == ["two"]
     assert entries(second)[0].fields[PLACE] == str(path.stat().st_size).encode()
     assert abs((entries(first)[0].time_ns or 0) - now_ns()) < 10**10, "on the capture's clock"
     assert journal.take_end() == ""
-    assert texts(journal.rest(now_ns())) == []
+    assert texts(journal.rest()) == []
 
 
 def test_another_reader_goes_on_behind_the_last_line(log: tuple[Path, Source]) -> None:
     path, source = log
     append(path, entry("one") + entry("two") + entry("three"))
-    blocks = opened(source).read(now_ns())
+    blocks = opened(source).read()
     place = int(entries(blocks)[1].fields[PLACE])
-    assert texts(opened(source, LogsAt("", place)).read(now_ns())) == ["three"]
+    assert texts(opened(source, LogsAt("", place)).read()) == ["three"]
 
 
 def test_a_long_file_is_looked_at_from_near_its_end(log: tuple[Path, Source], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_a_long_file_is_looked_at_from_near_its_end(log: tuple[Path, Source], mo
     monkeypatch.setattr(journal_source, "_BEFORE", 300)
     for number in range(20):
         append(path, entry(f"line {number}"))
-    found = texts(opened(source).read(now_ns()))
+    found = texts(opened(source).read())
     assert found
     assert found == [f"line {number}" for number in range(20 - len(found), 20)]
     assert len(found) < 6
@@ -110,10 +110,10 @@ def test_a_file_that_is_cut_and_begun_anew_is_read_from_its_beginning(log: tuple
     path, source = log
     append(path, entry("one"))
     journal = opened(source)
-    assert texts(journal.read(now_ns())) == ["one"]
+    assert texts(journal.read()) == ["one"]
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 2))
     path.write_text(f'time="{stamp}" level=info msg=two\n')
-    found = texts(journal.read(now_ns()))
+    found = texts(journal.read())
     assert [text[-8:] for text in found] == [" msg=two"]
 
 
@@ -124,7 +124,7 @@ def test_an_empty_file_may_become_a_log_and_one_that_becomes_something_else_ends
         source = open_source(str(path))
         journal = opened(source)
         append(path, entry("one") if is_log else b"whatever\n")
-        assert texts(journal.read(now_ns())) == (["one"] if is_log else [])
+        assert texts(journal.read()) == (["one"] if is_log else [])
         assert said in journal.take_end()
         assert journal.take_end() == ""
         os.close(source.fd)
@@ -136,12 +136,12 @@ def test_a_pipe_is_read_to_its_end_which_is_said_once_and_does_not_wake_a_poll_a
     source = Source("standard input", 0, fd=end)
     poll = select.poll()
     journal = Journal(source, LogsAt(), OFFSET_NS, poll)
-    assert (journal.read(now_ns()), poll.poll(0)) == ([], [])
+    assert (journal.read(), poll.poll(0)) == ([], [])
     os.write(pipe, entry("one"))
     assert [fd for fd, _ in poll.poll(0)] == [end]
-    assert texts(journal.read(now_ns())) == ["one"]
+    assert texts(journal.read()) == ["one"]
     os.close(pipe)
-    assert journal.read(now_ns()) == []
+    assert journal.read() == []
     assert (journal.take_end(), journal.take_end()) == ("standard input has ended", "")
     assert poll.poll(0) == []
     os.close(end)
@@ -154,9 +154,17 @@ def test_journald_s_monotonic_time_of_this_boot_is_the_capture_s(log: tuple[Path
     stamps = {"__MONOTONIC_TIMESTAMP": 7_000_000, "_SOURCE_REALTIME_TIMESTAMP": real // 1000 - 250}
     append(path, entry("x", at_ns=real, _BOOT_ID=boot, **stamps))
     append(path, entry("y", at_ns=real, _BOOT_ID="0" * 32, **stamps))
-    one, two = entries(opened(Source(source.name, 0, fd=source.fd)).read(now_ns()))[1:]
+    one, two = entries(opened(Source(source.name, 0, fd=source.fd)).read())[1:]
     assert one.time_ns == 7_000_000_000 - 250_000 + OFFSET_NS
     assert abs((two.time_ns or 0) - now_ns() - 3_600_000_000_000) < 10**10
+
+
+def test_the_clocks_are_compared_where_nothing_came_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monotonic = iter([10_000, 25_000, 30_000, 30_010, 40_000, 47_000, 50_000, 59_000, 60_000, 66_000])
+    wall = iter([1_024_000, 1_030_005, 1_041_000, 1_051_000, 1_061_000])
+    monkeypatch.setattr(time, "monotonic_ns", lambda: next(monotonic))
+    monkeypatch.setattr(time, "time_ns", lambda: next(wall))
+    assert journal_source._clocks_apart() == -1_000_000
 
 
 JOURNALCTL = """#!/bin/sh
@@ -184,7 +192,7 @@ def test_a_journalctl_that_ends_is_said_with_its_status_and_last_words(
     found: list[str] = []
     until = time.monotonic() + 20
     while not (end := journal.take_end()) and time.monotonic() < until:
-        found += texts(journal.read(now_ns()))
+        found += texts(journal.read())
     journal.close()
     assert end == "journalctl has ended with status 4: Journal has been rotated since unit was started"
     assert (found, journal.at) == (["one", "two"], LogsAt("s=2"))
@@ -213,8 +221,8 @@ def test_at_the_end_the_journal_is_asked_for_what_it_has_not_told_yet(
     found: list[str] = []
     until = time.monotonic() + 20
     while not found and time.monotonic() < until:
-        found += texts(journal.read(now_ns()))
-    found += texts(journal.rest(now_ns()))
+        found += texts(journal.read())
+    found += texts(journal.rest())
     journal.close()
     assert (found, journal.take_end()) == (["one", "two", "three"], "")
 

@@ -55,6 +55,20 @@ def test_klog_has_local_time_of_the_last_year_that_it_can_be(monkeypatch: pytest
     assert old.time_ns == 1_767_193_199_500_000_000
 
 
+def test_json_has_the_same_times() -> None:
+    lines = (
+        rb'{"level":"info","msg":"\"time\":\"2001-01-01T00:00:00Z\"","time":"2026-11-23T14:58:01.138902558Z"}',
+        b'{"ts":1795445881138.902,"caller":"a.go:1","msg":"x","v":2}',
+        b'{"ts":1795445881.138902,"v":2,"msg":"x"}',
+        b'{"msg":"of the line above"}',
+    )
+    found, skipped = read(b"\n".join(lines) + b"\n")
+    assert [entry.time_ns for entry in found] == [AT, AT - 558, AT - 558, AT - 558]
+    assert [entry.text("SYSLOG_IDENTIFIER") for entry in found[:3]] == ["containerd", "kubelet", "kubelet"]
+    assert skipped == 0
+    assert isinstance(open_reader(lines[0] + b"\n", "x"), LineReader)
+
+
 def test_a_files_name_says_who_wrote_it() -> None:
     assert {entry.text("SYSLOG_IDENTIFIER") for entry in read(LOG, path="/var/log/crio.log")[0]} == {"crio"}
 
