@@ -27,6 +27,8 @@ _BEFORE: Final = 1 << 20
 """So many bytes of a file's end are looked through for what was written since the trace began."""
 LAST_S: Final = 0.5
 """So long at most a trace waits at its end for what is left of a log."""
+_SET_NS: Final = 100_000_000
+"""A wall clock that went on by so much more or less than it should was set."""
 _BINARY: Final = b"LPKSHHRH"
 """How journald's own files begin."""
 _JOURNALS: Final = ("/run/log/journal/*/*.journal", "/var/log/journal/*/*.journal")
@@ -237,13 +239,15 @@ class Journal:
         return data
 
     def _on_clock(self, entry: Entry, step_ns: int) -> Entry:
-        """The entry at its time on the capture's clock, which is CLOCK_MONOTONIC: exactly so where journald has that of
-        this boot, else by how far the wall clock is from it now."""
+        """The entry at its time on the capture's clock, which is CLOCK_MONOTONIC: by how far the wall clock is from it
+        now, or, if that was set since, was from it when journald had the entry. (It notes both, one after the other: if
+        it had to wait for the processor in between, they are some milliseconds off.)"""
         monotonic, real = entry.number("__MONOTONIC_TIMESTAMP"), entry.number("__REALTIME_TIMESTAMP")
-        time_ns = entry.time_ns or 0
         if monotonic and real and entry.fields.get("_BOOT_ID") == self._boot:
-            step_ns = (monotonic - real) * 1000 + self._offset_ns
-        return entry.at(time_ns + step_ns)
+            then_ns = (monotonic - real) * 1000 + self._offset_ns
+            if abs(then_ns - step_ns) > _SET_NS:
+                step_ns = then_ns
+        return entry.at((entry.time_ns or 0) + step_ns)
 
     def _end_of_child(self) -> str:
         child = self._child

@@ -147,16 +147,23 @@ def test_a_pipe_is_read_to_its_end_which_is_said_once_and_does_not_wake_a_poll_a
     os.close(end)
 
 
-def test_journald_s_monotonic_time_of_this_boot_is_the_capture_s(log: tuple[Path, Source]) -> None:
+def test_journald_s_monotonic_time_puts_right_what_a_wall_clock_that_was_set_would_not(
+    log: tuple[Path, Source],
+) -> None:
     path, source = log
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
     real = time.time_ns() + 3_600_000_000_000  # the wall clock was set since
     stamps = {"__MONOTONIC_TIMESTAMP": 7_000_000, "_SOURCE_REALTIME_TIMESTAMP": real // 1000 - 250}
     append(path, entry("x", at_ns=real, _BOOT_ID=boot, **stamps))
     append(path, entry("y", at_ns=real, _BOOT_ID="0" * 32, **stamps))
-    one, two = entries(opened(Source(source.name, 0, fd=source.fd)).read())[1:]
+    real -= 3_600_000_000_000
+    apart_ns = journal_source._clocks_apart()
+    noted = (real + apart_ns) // 1000 + 5_000  # journald waited for the processor before it looked at the other clock
+    append(path, entry("z", at_ns=real, _BOOT_ID=boot, __MONOTONIC_TIMESTAMP=noted))
+    one, two, three = entries(opened(Source(source.name, 0, fd=source.fd)).read())[1:]
     assert one.time_ns == 7_000_000_000 - 250_000 + OFFSET_NS
     assert abs((two.time_ns or 0) - now_ns() - 3_600_000_000_000) < 10**10
+    assert abs((three.time_ns or 0) - (real + apart_ns + OFFSET_NS)) < 2_500_000
 
 
 def test_the_clocks_are_compared_where_nothing_came_between(monkeypatch: pytest.MonkeyPatch) -> None:
