@@ -12,7 +12,7 @@ import gzip
 import struct
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
@@ -25,6 +25,7 @@ from protos.registry import Registry
 from tracer.capture import bundle, journal
 from tracer.capture.blocks import ByteOrder
 from tracer.capture.flows import Flow, FlowCarried, FlowClosed, FlowData, FlowEvent, FlowGap, FlowTable, Place
+from tracer.capture.holding import Start
 from tracer.capture.link import located
 from tracer.capture.packets import MAX_RECORD, Notice, Packet
 from tracer.capture.reader import open_capture
@@ -223,7 +224,7 @@ def redact(source: str, target: BinaryIO, registry: Registry) -> Account:
         ranges.finish()
     account.masked, account.unreadable = first.messages.masked, first.messages.blanked
     with _open_raw(source) as raw, open_capture(source) as capture:
-        _SecondReading(raw, capture, target, first.ranges, account).run()
+        _SecondReading(raw, capture, target, first.ranges, account, flows.starts).run()
     return account
 
 
@@ -241,11 +242,17 @@ class _SecondReading:
     """Writes the file, block by block."""
 
     def __init__(
-        self, raw: BinaryIO, items: Iterable[Packet | Notice], target: BinaryIO, ranges: RangesOf, account: Account
+        self,
+        raw: BinaryIO,
+        items: Iterable[Packet | Notice],
+        target: BinaryIO,
+        ranges: RangesOf,
+        account: Account,
+        starts: Mapping[int, Start],
     ) -> None:
         self._raw, self._target, self._ranges, self._account = raw, target, ranges, account
         self._packets = (item for item in items if isinstance(item, Packet))
-        self._flows = FlowTable()
+        self._flows = FlowTable(starts)
 
     def run(self) -> None:
         """Write all of it."""

@@ -1,17 +1,20 @@
 """Flows: packets come in, each connection's two byte streams go out, in order and stamped, with its ends and its gaps.
 
 Whose connection it is comes from the comment of its first packet, else from the capture's names and the server's port
-(`peers`). How a direction is put in order is `streams`. What the bytes mean is not its matter.
+(`peers`). How a direction is put in order is `streams`, what is out of order between both, `holding`. What the bytes
+mean is not its matter.
 """
 
 from __future__ import annotations
 
 import socket
 from collections import deque
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from dissectors.events import Direction
 from tracer.capture import vsock
+from tracer.capture.holding import HELD, HELD_NS, Start, Unopened
 from tracer.capture.link import ACK, ETHERNET, FAST, FAST_HEAD, FAST_SIZE, FIN, RST, SYN, Segment, located, segment
 from tracer.capture.packets import CARRIED_OVER, HOP_PORTS, Packet
 from tracer.capture.peers import Endpoint, client_of, read_comment, server_of, text_of
@@ -128,21 +131,44 @@ FlowEvent = FlowOpened | FlowCarried | FlowData | FlowGap | FlowClosed
 class _Side:
     """One direction of a flow; `other` is set right after both are made."""
 
-    __slots__ = ("direction", "flow", "key", "other", "stream")
+    __slots__ = ("direction", "flow", "held", "key", "other", "since_ns", "stream")
 
     other: _Side
 
-    def __init__(self, flow: Flow, direction: Direction, key: bytes) -> None:
+    def __init__(
+        self,
+        flow: Flow,
+        direction: Direction,
+        key: bytes,
+        since_ns: int,
+        held: list[tuple[_Side, Segment, Packet]],
+    ) -> None:
         self.flow = flow
         self.direction = direction
         self.key = key
         self.stream = Stream()
+        self.since_ns = since_ns
+        """The time of the packet that tells who is who."""
+        self.held = held
+        """Segments of both directions that acknowledge what has not come yet."""
+
+    def early(self, acknowledgement: int) -> bool:
+        """Whether a segment that acknowledges so much is before bytes that its sender had received. A FIN, which takes
+        a number too, may be missing for ever."""
+        stream = self.other.stream
+        ahead = acknowledgement - stream.base - stream.position & 0xFFFFFFFF
+        return 1 < ahead < 0x80000000 and stream.started and not stream.closed
 
 
 class FlowTable:
-    """All flows of one capture."""
+    """All flows of one capture. `starts`: as an earlier reading of the same capture had them at its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, starts: Mapping[int, Start] | None = None) -> None:
+        self.starts: dict[int, Start] = {}
+        """How connections begin whose first segment was no handshake, by their number."""
+        self._known = starts
+        self._unopened: dict[bytes, Unopened] = {}
+        """By either direction."""
         self.passed_over: dict[str, int] = {}
         """Packets that are not decoded: how many, by the reason."""
         self._sides: dict[bytes, _Side] = {}
@@ -167,7 +193,7 @@ class FlowTable:
         size = len(data)
         if link_type != ETHERNET or size < FAST_SIZE or comment:
             return None
-        head, total, fragment, protocol, key, sequence, words = _unpack(data)
+        head, total, fragment, protocol, key, sequence, acknowledgement, words = _unpack(data)
         side = self._sides.get(key)
         if side is None or head != FAST_HEAD or protocol != 6 or fragment & 0x3FFF or words & 7:
             return None
@@ -176,6 +202,8 @@ class FlowTable:
         start = 34 + (words >> 12) * 4
         end = 14 + total
         if stream.steady and stream.base + position & 0xFFFFFFFF == sequence and FAST_SIZE <= start <= end <= size:
+            if not stream.ordered and (side.held or self._unopened or (words & ACK and side.early(acknowledgement))):
+                return None
             stream.position = position + end - start
             taken: FlowData = _new(FlowData, (side.flow, side.direction, time_ns, data[start:end]))
             return taken
@@ -211,7 +239,10 @@ class FlowTable:
         """Tell that there are no more packets: what waited for earlier bytes is given out behind its gap. What is open
         stays open."""
         events: list[FlowEvent] = []
-        for side in self._sides.values():
+        for waiting in dict.fromkeys(self._unopened.values()):
+            self._open_late(waiting, None, events)
+        for side in list(self._sides.values()):
+            self._let_go(side.held, 0, 0, events)
             stream = side.stream
             if not stream.closed:
                 _tell(side, time_ns, stream.flush(), events)
@@ -222,34 +253,104 @@ class FlowTable:
     def _segment(self, found: Segment, packet: Packet) -> list[FlowEvent]:
         """Take a segment of any kind."""
         events: list[FlowEvent] = []
-        flags, sequence, time_ns = found.flags, found.sequence, packet.time_ns
+        while self._unopened and (oldest := next(iter(self._unopened.values()))).due(packet.time_ns):
+            self._open_late(oldest, None, events)
         side = self._sides.get(found.key)
-        carried = packet.comment.startswith(CARRIED_OVER)
-        if carried and side is not None:
-            if flags & SYN and not flags & ACK and not (side.stream.closed and side.other.stream.closed):
+        if packet.comment.startswith(CARRIED_OVER) and side is not None:
+            if found.flags & SYN and not found.flags & ACK and not (side.stream.closed and side.other.stream.closed):
                 self._repeated.add(side.flow.id)
             if side.flow.id in self._repeated:
                 return events
+        if side is not None and found.flags & SYN and not found.flags & ACK and _begun(side, found, packet.time_ns):
+            self._let_go(side.held, 0, 0, events)
+            self._end(side, packet.time_ns, events)  # the same addresses and ports again: another connection
+            self._end(side.other, packet.time_ns, events)
+            side = None
+        if side is None:
+            side = self._opened(found, packet, events)
+        if side is not None and (not side.held or side.stream.ordered) and not _is_early(side, found):
+            self._take(side, found, packet, packet.time_ns, events)
+        elif side is not None:
+            side.held.append((side, found, packet))
+            self._let_go(side.held, HELD, packet.time_ns, events)
+        return events
+
+    def _opened(self, found: Segment, packet: Packet, events: list[FlowEvent]) -> _Side | None:
+        """Take the first segment of a flow, or one that waits with it; None: it is not to be taken now."""
+        waiting = self._unopened.get(found.key)
+        if found.flags & SYN:
+            if waiting is not None and waiting.begins(found):
+                self._open_late(waiting, (found, packet), events)
+                return None
+            if waiting is not None:  # what is left of an earlier connection
+                self._open_late(waiting, None, events)
+                for side in (self._sides[found.key], self._sides[found.key].other):
+                    self._end(side, packet.time_ns, events)
+        elif waiting is not None:
+            waiting.segments.append((found, packet))
+            if waiting.due(packet.time_ns):
+                self._open_late(waiting, None, events)
+            return None
+        elif not found.payload and not found.missing:
+            return None  # what is left of a connection that was not seen: an acknowledgement, an end
+        elif self._known is None:
+            self._flows += 1
+            waiting = Unopened(self._flows, packet.time_ns)
+            waiting.segments.append((found, packet))
+            self._unopened[found.key] = self._unopened[_reversed(found.key)] = waiting
+            return None
+        self._flows += 1
+        start = (self._known or {}).get(self._flows) or Start(found, packet, {})
+        self._begin(self._flows, start, events)
+        return self._sides[found.key]
+
+    def _open_late(self, waiting: Unopened, handshake: tuple[Segment, Packet] | None, events: list[FlowEvent]) -> None:
+        """Open a flow whose first segments were held, and take them."""
+        key = waiting.segments[0][0].key
+        del self._unopened[key], self._unopened[_reversed(key)]
+        start = self.starts[waiting.number] = waiting.start(handshake)
+        self._begin(waiting.number, start, events)
+        for found, packet in [handshake, *waiting.segments] if handshake else waiting.segments:
+            events += self._segment(found, packet)
+
+    def _begin(self, number: int, start: Start, events: list[FlowEvent]) -> None:
+        side = self._open(number, start.found, start.packet)
+        for each in (side, side.other):
+            if each.key in start.bases:
+                each.stream.start(start.bases[each.key])
+        events.append(FlowOpened(side.flow, start.packet.time_ns, bool(start.found.flags & SYN)))
+
+    def _let_go(
+        self, held: list[tuple[_Side, Segment, Packet]], most: int, time_ns: int, events: list[FlowEvent]
+    ) -> None:
+        """Take what was held and what it waited for has come, in order; and of the rest, what is more than `most`."""
+        while held:
+            at = next((at for at, (side, found, _) in enumerate(held) if not _is_early(side, found)), -1)
+            if at < 0:
+                if len(held) <= most:
+                    break
+                at = _earliest(held)
+                (side, found, packet), time_ns = held[at], held[at][2].time_ns
+                other, was_closed = side.other, side.other.stream.closed
+                _tell(other, time_ns, other.stream.acknowledged(found.acknowledgement), events)
+                if other.stream.closed and not was_closed:
+                    self._closed(other, time_ns, False, events)
+            side, found, packet = held.pop(at)
+            time_ns = max(time_ns, packet.time_ns)
+            self._take(side, found, packet, time_ns, events)
+
+    def _take(self, side: _Side, found: Segment, packet: Packet, time_ns: int, events: list[FlowEvent]) -> None:
+        """Take a segment of a known flow."""
+        flags, sequence, stream = found.flags, found.sequence, side.stream
         if flags & SYN:
             sequence = sequence + 1 & 0xFFFFFFFF  # it takes a number itself
-            if side is not None and not flags & ACK and _begun(side.stream, sequence):
-                self._end(side, time_ns, events)  # the same addresses and ports again: another connection
-                self._end(side.other, time_ns, events)
-                side = None
-        if side is None:
-            if not flags & SYN and not found.payload and not found.missing:
-                return events  # what is left of a connection that was not seen: an acknowledgement, an end
-            side = self._open(found, packet)
-            events.append(FlowOpened(side.flow, time_ns, bool(flags & SYN)))
-        stream = side.stream
-        if flags & SYN:
             if not stream.started:
                 stream.start(sequence)
             if flags & ACK and not side.other.stream.started:
                 side.other.stream.start(found.acknowledgement)
         was_closed = stream.closed
         pieces = stream.segment(sequence, found.payload, found.missing, bool(flags & FIN))
-        if carried:
+        if packet.comment.startswith(CARRIED_OVER):
             began = read_comment(packet.comment).get("began_ns")
             began_ns = began if isinstance(began, int) else 0
             events += [FlowCarried(side.flow, side.direction, time_ns, piece, began_ns) for piece in pieces]
@@ -262,9 +363,8 @@ class FlowTable:
             self._end(side, time_ns, events, sequence if stream.ordered else None)
             if not stream.ordered:  # ours ends the other direction by a packet of its own
                 self._end(side.other, time_ns, events)
-        return events
 
-    def _open(self, found: Segment, packet: Packet) -> _Side:
+    def _open(self, number: int, found: Segment, packet: Packet) -> _Side:
         """Make the flow whose first packet this is; return the direction that it is of."""
         key = found.key
         width = (len(key) - 4) // 2
@@ -279,13 +379,11 @@ class FlowTable:
         hop, path = _interface_says(packet)
         hop = text_of(comment.get("hop")) or _HOP_OF_PORT.get(server[1]) or hop
         path = text_of(comment.get("socket")) or path
-        self._flows += 1
-        flow = Flow(
-            self._flows, hop, path, client_of(comment, *client, names), server_of(comment, *server, names), comment
-        )
+        flow = Flow(number, hop, path, client_of(comment, *client, names), server_of(comment, *server, names), comment)
 
-        side = _Side(flow, Direction.REQUEST if from_client else Direction.RESPONSE, key)
-        other = _Side(flow, Direction(1 - side.direction), destination + source + ports[2:] + ports[:2])
+        held: list[tuple[_Side, Segment, Packet]] = []
+        side = _Side(flow, Direction.REQUEST if from_client else Direction.RESPONSE, key, packet.time_ns, held)
+        other = _Side(flow, Direction(1 - side.direction), _reversed(key), packet.time_ns, held)
         side.other, other.other = other, side
         side.stream.ordered = other.stream.ordered = type(comment.get("podwire")) is int
         self._sides[side.key] = side
@@ -327,11 +425,38 @@ class FlowTable:
                 for each in (oldest, oldest.other):
                     if self._sides.get(each.key) is each:
                         del self._sides[each.key]
+                del oldest.other.other, oldest.other  # a cycle would stay until somebody looks for such
 
 
-def _begun(stream: Stream, sequence: int) -> bool:
-    """Tell whether a SYN begins another connection, and is not that of this stream sent again."""
-    return stream.closed or stream.position > 0 or (stream.started and stream.base != sequence)
+def _begun(side: _Side, found: Segment, time_ns: int) -> bool:
+    """Tell whether a SYN begins another connection, and is not that of this one sent or shown again."""
+    stream = side.stream
+    if stream.closed or (stream.started and stream.base != found.sequence + 1 & 0xFFFFFFFF):
+        return True
+    return stream.position > 0 and (stream.ordered or time_ns - side.since_ns > HELD_NS)
+
+
+def _is_early(side: _Side, found: Segment) -> bool:
+    """Tell whether a segment acknowledges bytes that have not come. In order, as ours are, none does."""
+    return bool(found.flags & ACK) and not side.stream.ordered and side.early(found.acknowledgement)
+
+
+def _earliest(held: list[tuple[_Side, Segment, Packet]]) -> int:
+    """Which of the segments that are held was sent first: none of the others has bytes that it acknowledges."""
+    for at, (side, found, _) in enumerate(held):
+        stream = side.other.stream
+        until = stream.place(found.acknowledgement)
+        if not any(
+            each is side.other and other.payload and stream.place(other.sequence) < until for each, other, _ in held
+        ):
+            return at
+    return 0
+
+
+def _reversed(key: bytes) -> bytes:
+    """The other direction's key."""
+    width = (len(key) - 4) // 2
+    return key[width:-4] + key[:width] + key[-2:] + key[-4:-2]
 
 
 def _from_client(flags: int, source_port: int, destination_port: int) -> bool:

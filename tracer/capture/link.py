@@ -16,10 +16,10 @@ ACK: Final = 16
 
 ETHERNET: Final = 1
 FAST_SIZE: Final = 54
-FAST: Final = struct.Struct(">12x3sxH2xHxB2x12sI4xH")
+FAST: Final = struct.Struct(">12x3sxH2xHxB2x12sIIH")
 """Ethernet, IPv4 without options and TCP in one (`headers.HEADERS`): type of what Ethernet carries with IPv4's version
 and header length (`FAST_HEAD`), IPv4's total length, fragment word, protocol; addresses and ports; sequence number,
-header length and flags. `segment` gives the same, of any link type, at three times the cost."""
+acknowledgement, header length and flags. `segment` gives the same, of any link type, at three times the cost."""
 FAST_HEAD: Final = b"\x08\x00\x45"
 
 _IPV4, _IPV6 = 0x0800, 0x86DD

@@ -76,6 +76,17 @@ class Stream:
         self.steady = not self.early and self.end is None
         return pieces
 
+    def acknowledged(self, sequence: int) -> list[Piece]:
+        """Take note that the other side has received all before this number: what of it has not come will not."""
+        pieces: list[Piece] = []
+        place = self.place(sequence) if self.end is None else min(self.place(sequence), self.end)
+        while self.position < place and not self.closed:
+            self._skip(min(place, self.early[0][0] if self.early else place), pieces)
+            self._drain(pieces)
+        self.closed = self.closed or (self.end is not None and self.position >= self.end)
+        self.steady = self.started and not self.early and self.end is None
+        return pieces
+
     def flush(self, until: int | None = None) -> list[Piece]:
         """Give out all that is kept, with its gaps, and close: nothing more will come. `until`: a sequence number to
         go on to."""

@@ -33,7 +33,6 @@ if TYPE_CHECKING:  # heavy: imported by run
     from tracer.capture.flows import Flow
     from tracer.export.select import Window
     from tracer.export.survey import Survey
-    from tracer.story.place import Pod
 
 FORMS = {"pcapng": ".pcapng", "pcap": ".pcap", "text": ".txt", "json": ".jsonl", "har": ".har"}
 DESCRIPTION = """
@@ -151,9 +150,9 @@ def _capture(args: argparse.Namespace, form: str, registry: Registry, target: Bi
     if args.file == "-" and wants_comments:
         say("podwire: a pipe is read once: there are no comments")
     elif wants_comments or args.pod or args.filter is not None:
-        survey, pod = _survey(args, registry)
+        survey = _survey(args, registry)
         if args.pod or args.filter is not None:
-            matching = survey.windows(pod)
+            matching = survey.windows()
     span: Window | None = None
 
     def window(flow: Flow) -> Window | None:
@@ -195,8 +194,8 @@ def _capture(args: argparse.Namespace, form: str, registry: Registry, target: Bi
     return broken
 
 
-def _survey(args: argparse.Namespace, registry: Registry) -> tuple[Survey, Pod | None]:
-    """Read FILE for what its calls are, and for the pod that was asked for."""
+def _survey(args: argparse.Namespace, registry: Registry) -> Survey:
+    """Read FILE for what its calls are."""
     from tracer.cli.reading import read_placed
     from tracer.export.masked import Masked
     from tracer.export.survey import Survey
@@ -205,9 +204,10 @@ def _survey(args: argparse.Namespace, registry: Registry) -> tuple[Survey, Pod |
     filter = make_filter(args, registry)
     survey = Survey(None if filter is None else filter.wants, Masked(registry) if args.redact else None)
     placed = read_placed(args.file, registry, survey.update)
-    survey.finish(placed.open_calls, placed.end_ns)
+    pod = choose(placed.correlator.pods, args.pod) if args.pod else None
+    survey.finish(placed.open_calls, placed.end_ns, pod)
     say_errors(filter)
-    return survey, choose(placed.correlator.pods, args.pod) if args.pod else None
+    return survey
 
 
 def _calls(args: argparse.Namespace, form: str, registry: Registry, target: BinaryIO) -> str:
@@ -217,7 +217,7 @@ def _calls(args: argparse.Namespace, form: str, registry: Registry, target: Bina
     from tracer.export.har import HarWriter
     from tracer.pipeline import Decoder
 
-    survey, pod = _survey(args, registry) if args.pod else (None, None)
+    survey = _survey(args, registry) if args.pod else None
     filter = None if survey is not None else make_filter(args, registry)
     span: Window | None = None
 
@@ -227,7 +227,7 @@ def _calls(args: argparse.Namespace, form: str, registry: Registry, target: Bina
         if call.start_ns > span.end_ns or (call.end_ns or now_ns) < span.start_ns:
             return False
         if survey is not None:
-            return survey.picks(call.number, pod)
+            return survey.picks(call.number)
         return filter is None or filter.wants(call, now_ns)
 
     def write(text: str) -> None:

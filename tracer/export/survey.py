@@ -43,7 +43,11 @@ class Survey:
         self._records: dict[Pod | Container | None, int] = {None: 0}
         self._undecided: list[Place] = []
         self._all_texts: list[str] = []
-        self._all_records: list[Pod | Container | None] = []
+        self._labels: list[str] = []
+        """By the number of a record: what it is called."""
+        self._pod_of: list[int] = []
+        """By the number of a record: that of its pod, its own if it is one."""
+        self._chosen: int | None = None
         self._next = 0
 
     def update(self, update: Update) -> None:
@@ -61,24 +65,30 @@ class Survey:
         elif update.kind == "ended":
             self._take(update.call, update.time_ns, masked)
 
-    def finish(self, still_open: Iterable[Call], now_ns: int) -> None:
-        """Tell that there is no more, and what has no end."""
+    def finish(self, still_open: Iterable[Call], now_ns: int, pod: Pod | None = None) -> None:
+        """Tell that there is no more, what has no end, and the pod whose calls alone are wanted, if there is one."""
         for call in still_open:
             self._take(call, now_ns, "")
         for place in self._undecided:
             self._parent(place)
-        self._all_texts, self._all_records = list(self._texts), list(self._records)
+        self._all_texts, records = list(self._texts), list(self._records)
+        pods = [each.pod if isinstance(each, Container) else each for each in records]
+        self._pod_of = [self._record(each) for each in pods]
+        self._chosen = None if pod is None else self._record(pod)
+        self._labels = [_label(each) for each in self._records]
+        self._pod_of += [each for each in range(len(self._pod_of), len(self._labels))]
+        self._records, self._undecided = {}, []  # and with them all that the correlator knew
 
-    def picks(self, number: int, pod: Pod | None) -> bool:
-        """Whether a call is wanted, and of this pod, if one is named."""
+    def picks(self, number: int) -> bool:
+        """Whether a call is wanted, and of the pod, if one was named."""
         row = number - 1
-        return bool(self._wanted[row]) and (pod is None or self._pod(row) is pod)
+        return bool(self._wanted[row]) and self._chosen in (None, self._pod(row))
 
-    def windows(self, pod: Pod | None) -> dict[int, Window]:
+    def windows(self) -> dict[int, Window]:
         """Return, by the number of its connection, from when to when there are calls that are picked."""
         found: dict[int, Window] = {}
         for row, flow in enumerate(self._flows):
-            if self.picks(row + 1, pod):
+            if self.picks(row + 1):
                 start_ns, end_ns = found.get(flow, (FOREVER, 0))
                 found[flow] = Window(min(start_ns, self._starts[row]), max(end_ns, self._ends[row]))
         return found
@@ -106,12 +116,8 @@ class Survey:
         return said + f"\n… and {left} more calls".encode() if left else said
 
     def _told(self, row: int) -> list[str]:
-        pod, container = self._pod(row), self._all_records[self._containers[row]]
-        whom = []
-        if pod is not None:
-            whom.append(f"pod {_named(pod.label() or '(name not known)', pod.id)}")
-        if isinstance(container, Container) and not (container.id and container.is_sandbox()):
-            whom.append(f"container {_named(container.name, container.id)}")
+        pod, container = self._pod(row), self._containers[row]
+        whom = [label for label in (self._labels[pod], self._labels[container]) if label]
         lines = [f"call {row + 1}" + (f": {', '.join(whom)}" if whom else "")]
         parent = self._parents[row]
         if parent:
@@ -122,12 +128,8 @@ class Survey:
             lines.append(f"masked: {masked}")
         return lines if whom or len(lines) > 1 else []
 
-    def _pod(self, row: int) -> Pod | None:
-        pod = self._all_records[self._pods[row]]
-        if isinstance(pod, Pod):
-            return pod
-        container = self._all_records[self._containers[row]]
-        return container.pod if isinstance(container, Container) else None
+    def _pod(self, row: int) -> int:
+        return self._pods[row] or self._pod_of[self._containers[row]]
 
     def _take(self, call: Call, now_ns: int, masked: str) -> None:
         row, place = call.number - 1, call.place
@@ -161,5 +163,14 @@ class Survey:
         return self._records.setdefault(record, len(self._records))
 
 
-def _named(name: str, identity: str) -> str:
-    return escape(" ".join(filter(None, (name, f"({short_id(identity)})" if identity else ""))))
+def _label(record: Pod | Container | None) -> str:
+    if isinstance(record, Pod):
+        return _named("pod", record.label() or "(name not known)", record.id)
+    if record is None or (record.id and record.is_sandbox()):
+        return ""
+    return _named("container", record.name, record.id)
+
+
+def _named(*words: str) -> str:
+    *names, identity = words
+    return escape(" ".join(filter(None, (*names, f"({short_id(identity)})" if identity else ""))))

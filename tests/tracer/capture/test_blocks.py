@@ -95,14 +95,15 @@ def test_the_fast_form_of_the_headers_reads_what_the_layout_says(random: bytes, 
     data = random[:12] + b"\x08\0\x45" + random[15:16] + total + random[18:20] + b"\x40\0" + random[22:23] + b"\x06"
     data += random[24:46] + b"\x50" + random[47:] + payload
     headers = HEADERS.parse(data)
-    head, length, fragment, protocol, key, sequence, words_and_flags = FAST.unpack_from(data)
+    head, length, fragment, protocol, key, sequence, acknowledgement, words_and_flags = FAST.unpack_from(data)
     ipv4, tcp = headers.ipv4, headers.tcp
     assert (head[:2], head[2]) == (headers.ethernet.type.to_bytes(2, "big"), ipv4.version_and_header_words)
     assert (head, length) == (FAST_HEAD, ipv4.total_length)
     assert (fragment, protocol) == (ipv4.flags_and_fragment, ipv4.protocol)
     ports = tcp.source_port.to_bytes(2, "big") + tcp.destination_port.to_bytes(2, "big")
     assert key == ipv4.source + ipv4.destination + ports
-    assert (sequence, words_and_flags) == (tcp.sequence, tcp.header_words_and_flags)
+    assert (sequence, acknowledgement) == (tcp.sequence, tcp.acknowledgement)
+    assert words_and_flags == tcp.header_words_and_flags
     assert segment(1, data) == Segment(key, sequence, tcp.acknowledgement, words_and_flags & 0xFF, payload, 0)
 
 
