@@ -107,7 +107,7 @@ def save_part(reading: Reading, asked: Asked, out: BinaryIO, registry: Registry)
         correlator.update(update)
         survey.update(update)
     survey.finish(decoder.open_calls(), decoder.now_ns)
-    windows = survey.windows(None)
+    windows = survey.windows()
     _select(reading, out, lambda flow: windows.get(flow.id), survey)
     return len(found), len(windows)
 
