@@ -99,7 +99,7 @@ class Side:
             for file in bundle.files:
                 plain = document(file)
                 if file.name == SPECIFICATION and plain is not None:
-                    of = ("", "OCI specification", role(bundle)[0] or "of neither")
+                    of = ("", "OCI specification", role(plain)[0] or "of neither")
                     self.add_document(of, plain, document(masked(file)))
         request = call.request()
         method = self._registry.method(call.service, call.method)

@@ -38,39 +38,42 @@ def document(file: BundleFile) -> JSONValue:
         return None
 
 
-def role(bundle: Bundle) -> tuple[str, str]:
-    """Return `sandbox` or `container` and the id of the sandbox, as the annotations say it; empty if they do not."""
-    for file in bundle.files:
-        if file.name == SPECIFICATION:
-            found = document(file)
-            annotations = found.get("annotations") if isinstance(found, dict) else None
-            if isinstance(annotations, dict):
-                kinds = [annotations[name] for name in _TYPES if isinstance(annotations.get(name), str)]
-                ids = [annotations[name] for name in _SANDBOXES if isinstance(annotations.get(name), str)]
-                return str(kinds[0]) if kinds else "", str(ids[0]) if ids else ""
-    return "", ""
+def role(specification: JSONValue) -> tuple[str, str]:
+    """Return `sandbox` or `container` and the id of the sandbox, as an OCI specification's annotations say it; empty if
+    they do not."""
+    annotations = specification.get("annotations") if isinstance(specification, dict) else None
+    if not isinstance(annotations, dict):
+        return "", ""
+    kinds = [annotations[name] for name in _TYPES if isinstance(annotations.get(name), str)]
+    ids = [annotations[name] for name in _SANDBOXES if isinstance(annotations.get(name), str)]
+    return str(kinds[0]) if kinds else "", str(ids[0]) if ids else ""
+
+
+def _read(bundle: Bundle, show_secrets: bool) -> tuple[list[tuple[BundleFile, JSONValue]], str, str]:
+    """Its files as they are shown, each with the JSON in it; and its role."""
+    files = [(file, document(file)) for file in (each if show_secrets else masked(each) for each in bundle.files)]
+    return files, *role(next((found for file, found in files if file.name == SPECIFICATION), None))
 
 
 def bundle_object(bundle: Bundle, *, show_secrets: bool) -> dict[str, Any]:
     """The object of a bundle, as docs/json.md has it."""
-    kind, sandbox = role(bundle)
+    files, kind, sandbox = _read(bundle, show_secrets)
     shown: dict[str, Any] = {"path": bundle.path}
     if kind:
         shown["role"] = kind
     if sandbox:
         shown["sandbox"] = sandbox
-    shown["files"] = [_file_object(each if show_secrets else masked(each)) for each in bundle.files]
+    shown["files"] = [_file_object(*each) for each in files]
     return shown
 
 
-def _file_object(file: BundleFile) -> dict[str, Any]:
+def _file_object(file: BundleFile, found: JSONValue) -> dict[str, Any]:
     shown: dict[str, Any] = {"name": file.name, "kind": file.kind}
     if file.size:
         shown["size"] = file.size
     if file.note:
         shown["note"] = file.note
     if file.content:
-        found = document(file)
         text = _text(file.content)
         if isinstance(found, dict | list):
             shown["json"] = found
@@ -83,17 +86,15 @@ def _file_object(file: BundleFile) -> dict[str, Any]:
 
 def bundle_lines(bundle: Bundle, *, show_secrets: bool) -> list[str]:
     """The lines of a bundle below the call that named it, escaped."""
-    kind, sandbox = role(bundle)
+    files, kind, sandbox = _read(bundle, show_secrets)
     of = f" of {kind} {escape(bundle.id)}" if kind else ""
     inside = f" in sandbox {escape(sandbox)}" if sandbox and sandbox != bundle.id else ""
     lines = [f"    bundle {escape(bundle.path)}{of}{inside}"]
-    for each in bundle.files:
-        file = each if show_secrets else masked(each)
+    for file, found in files:
         what = size(file.size) if file.kind == "file" else file.kind
         arrow = " → " if file.kind == "link" else ": "
         lines.append(f"        {file.name}: {what}{arrow + escape(file.note) if file.note else ''}")
         if file.content:
-            found = document(file)
             shown = json.dumps(found, indent=2, ensure_ascii=False) if found is not None else _text(file.content)
             lines += [f"            {escape(line)}" for line in (shown or file.content[:64].hex(" ", 4)).splitlines()]
     return lines
