@@ -31,8 +31,10 @@ from tests.tracer.made import (
 from tracer.calls import Finding
 from tracer.capture.bundle import Bundle, BundleFile
 from tracer.capture.flows import Flow
+from tracer.logs import Logged
 from tracer.output.jsonlines import KEPT_BODIES, JsonPrinter
 from tracer.story.correlate import Correlator
+from tracer.story.place import Container, Pod
 
 if TYPE_CHECKING:
     from tests.tracer.output.conftest import Make
@@ -131,7 +133,7 @@ def produced(objects: list[dict[str, Any]]) -> dict[str, list[set[str]]]:
     for shown in objects:
         see("JSON output", {key: shown[key] for key in ("v", "kind")})
         rest = {key: value for key, value in shown.items() if key not in ("v", "kind")}
-        see("call" if shown["kind"] == "call" else "gap, malformed, notice", rest)
+        see(shown["kind"] if shown["kind"] in ("call", "log") else "gap, malformed, notice", rest)
         see("status", shown.get("status"))
         see("reset", shown.get("reset"))
         see("pod, container", shown.get("pod"))
@@ -153,6 +155,10 @@ def test_every_key_is_documented_and_every_documented_key_is_produced(
     inside = FLOW.inner(1, RESPONSE)
     printed.at(0, opened(1, "Configure", "nri.Plugin"), Malformed(REQUEST, 8, "no frame", b"?", 1), flow=inside)
     printed.json.update(Finding("notice", START, "log", FLOW, RESPONSE, 5, 4, text="line"))
+    pod = Pod(POD, "web-0", "default")
+    container = Container("3c" * 32, START, "main", own_pod=pod)
+    printed.json.update(Logged(START, "kubelet", None, "", "", b"x", cut=False))
+    printed.json.update(Logged(START, "kubelet", 7, "kubelet.service", "info", b"x", True, pod, container))
     tell_everything(printed, make)
     tell_of_a_container(printed, make)
     tables = documented()
