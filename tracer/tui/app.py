@@ -10,6 +10,7 @@ import json
 import time
 from array import array
 from collections.abc import Callable
+from pathlib import Path
 from typing import ClassVar
 
 from textual.app import App, ComposeResult
@@ -80,7 +81,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         Binding(",".join(key.keys), f"do('{key.id}')", key.text, show=False, priority=True, id=key.id)
         for key in keys.KEYS
     ]
-    CSS_PATH = "app.tcss"
+    CSS_PATH = Path(__file__).with_name("app.tcss")  # also of a subclass elsewhere
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(ansi_color=True)
