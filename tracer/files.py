@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
 from protos.errors import PodwireError
 
@@ -29,6 +32,16 @@ def create_output(path: str, *, name: str = "", replace: bool = True) -> int:
         check_output(path, name)
         raise PodwireError(f"{name}: {error.strerror}") from error
     return fd
+
+
+@contextmanager
+def output_file(path: str) -> Iterator[BinaryIO]:
+    """Open what `create_output` makes, for writing. Raises PodwireError, also where its disk does not take it all."""
+    try:
+        with open(create_output(path), "wb") as file:
+            yield file
+    except OSError as error:
+        raise PodwireError(f"{error.filename or path}: {error.strerror}") from error
 
 
 def check_output(path: str, name: str = "") -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +87,18 @@ def test_every_command_writes_for_its_user_alone(words: tuple[str, ...], tmp_pat
     content, mode = content_and_mode(path)
     assert mode == 0o600
     assert content not in (b"", b"old")
+
+
+@pytest.mark.parametrize("words", WORDS.values(), ids=WORDS)
+def test_a_file_that_cannot_be_written_to_its_end_is_one_line(words: tuple[str, ...], tmp_path: Path) -> None:
+    """export showed a traceback, redact no name."""
+    path = tmp_path / "x"
+    done = subprocess.run(
+        [sys.executable, "-m", "tracer.cli", *words, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(rf"podwire: {path}(\.partial)?: File too large\n", done.stderr)

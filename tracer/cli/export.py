@@ -25,7 +25,7 @@ from tracer.cli.decode import (
     with_progress,
 )
 from tracer.cli.talk import say
-from tracer.files import create_output
+from tracer.files import output_file
 
 if TYPE_CHECKING:  # heavy: imported by run
     from protos.registry import Registry
@@ -278,7 +278,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
             raise PodwireError("a terminal is no place for a capture: -o FILE, or a pipe")
         yield sys.stdout.buffer
         return
-    with open(create_output(path), "wb") as target:
+    with output_file(path) as target:
         yield target
 
 

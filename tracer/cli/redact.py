@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from protos.errors import PodwireError
 from tracer.cli.decode import add_registry_options, load_registry
-from tracer.files import check_output, create_output
+from tracer.files import check_output, output_file
 from tracer.output.units import counted
 
 if TYPE_CHECKING:  # heavy: imported by run
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         check_output(args.target)
         registry = load_registry(args)
         try:
-            with open(create_output(partial), "wb") as target:
+            with output_file(partial) as target:
                 account = redact(args.source, target, registry)
             os.replace(partial, args.target)
         except BaseException:

@@ -17,7 +17,7 @@ from tracer.cli.decode import (
 )
 from tracer.cli.reading import read_calls, running_capture
 from tracer.cli.talk import say
-from tracer.files import create_output
+from tracer.files import output_file
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -83,9 +83,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _write(path: str, content: str) -> None:
     """Write a file. Raises PodwireError."""
-    try:
-        with open(create_output(path), "w", encoding="utf-8") as file:
-            file.write(content)
-    except OSError as error:
-        raise PodwireError(f"{path}: {error.strerror}") from error
+    with output_file(path) as file:
+        file.write(content.encode())
     say(f"wrote {path}")
