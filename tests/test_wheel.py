@@ -71,7 +71,8 @@ def test_the_wheel_holds_schemas_and_descriptors_and_no_generated_code(wheel: Pa
     schemas = {path.relative_to(ROOT).as_posix() for path in (ROOT / "protos" / "schemas").rglob("*.proto")}
     assert schemas <= names
     assert "protos/descriptors.binpb" in names
-    assert "dissectors/wireshark/ttrpc.lua" in names
+    assert {"dissectors/wireshark/ttrpc.lua", "tracer/tui/app.tcss"} <= names
+    assert {"tracer/web/page.html", "tracer/web/page.js"} <= names
     assert {f"{room}/py.typed" for room in ("tracer", "dissectors", "protos")} <= names
     assert not [name for name in names if name.endswith("_pb2.py")]
     assert not [name for name in names if name.startswith(("tests/", "captures/")) or name == "protos/generate.py"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ Open = Callable[..., Terminal]
 def terminal() -> Iterator[Open]:
     running: list[Terminal] = []
 
-    def start(*words: str, **more: str) -> Terminal:
+    def start(*words: str, **more: Any) -> Terminal:
         running.append(Terminal(*words, **more))
         return running[-1]
 
@@ -146,6 +148,20 @@ def test_without_colour_none_is_sent(terminal: Open) -> None:
     shown.type("q")
     assert shown.wait() == 0
     assert not any(f"\x1b[{code}m".encode() in shown.raw for code in (31, 32, 33, 34, 35, 36, 91, 92, 93))
+
+
+@pytest.mark.parametrize("kind", ["xterm-16color", "xterm-256color", "linux"])
+def test_colours_are_the_terminals_own_sixteen_and_no_ground_is_painted(terminal: Open, kind: str) -> None:
+    shown = terminal("open", str(POD), size=(100, 110), TERM=kind, COLORTERM="truecolor")
+    shown.wait_for("1/104 ")
+    shown.type("u")
+    shown.wait_for("ordered by calls")
+    shown.type("qq")
+    assert shown.wait() == 0
+    sent = {code for codes in re.findall(rb"\x1b\[([0-9;]*)m", shown.raw) for code in codes.split(b";")}
+    assert b"31" in sent  # the failure
+    assert not {code for code in sent if code[:1] in (b"4", b"5") and len(code) > 1 and code != b"49"}
+    assert b"38" not in sent
 
 
 def test_an_ascii_terminal_gets_ascii(terminal: Open) -> None:
