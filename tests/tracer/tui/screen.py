@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from textual.events import Key
+from textual.keys import _character_to_key
 from textual.pilot import Pilot
+from textual.worker import WorkerFailed
 
 from protos.registry import Registry
 from tracer.tui.app import PodwireApp
@@ -20,6 +24,10 @@ POD = CAPTURES / "own16-pod.pcapng.gz"
 EDGE = CAPTURES / "ctrd2-edge.pcapng.gz"
 
 
+KEYS_OF = {"space": " "}
+"""What a key with a name writes."""
+
+
 class Screen:
     """An app that runs, and what it shows."""
 
@@ -29,15 +37,27 @@ class Screen:
     async def press(self, *keys: str) -> None:
         """Press keys; wait until all that they set off is done."""
         for key in keys:
-            await self.pilot.press(key)
-            await self.app.workers.wait_for_complete()
-            await self.pilot.pause()
+            name = _character_to_key(key) if len(key) == 1 and not key.isalnum() else key
+            self.app.post_message(Key(name, key if len(key) == 1 else KEYS_OF.get(key)))
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Wait until all that is under way is done, and drawn. Pilot would wait for an idle processor, far longer."""
+        for _ in range(2):
+            if self.app._exit:
+                return
+            heard = asyncio.Event()
+            self.app.call_later(heard.set)
+            await heard.wait()
+            await self.pilot._wait_for_screen()
+            with suppress(WorkerFailed):  # the screen says why
+                await self.app.workers.wait_for_complete()
+        await self.pilot._wait_for_screen()
+        self.app.screen._on_timer_update()
 
     async def type(self, text: str) -> None:
         """Type words, and enter."""
-        await self.pilot.press(*["space" if character == " " else character for character in text], "enter")
-        await self.app.workers.wait_for_complete()
-        await self.pilot.pause()
+        await self.press(*text, "enter")
 
     @property
     def lines(self) -> list[str]:
