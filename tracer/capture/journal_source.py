@@ -49,7 +49,8 @@ class Source:
 
     name: str
     since_ns: int
-    """When the trace began, by the wall clock: lines before that are none of its."""
+    """When the trace began, by the wall clock, to which the capture's clock is equal then: lines before that are none
+    of its."""
     command: tuple[str, ...] = ()
     """journalctl, without where to begin."""
     fd: int = -1
@@ -177,14 +178,14 @@ class Journal:
         """Return what is left when the capture ends. journald tells those who follow it of new lines up to half a
         second later, but has them in its files at once: it is asked once more, for the lines after the last one."""
         found: list[bytes] = []
-        while not self._ended and (data := self._read()):
+        until = time.monotonic() + LAST_S
+        while not self._ended and time.monotonic() < until and (data := self._read()):
             found += self._blocks(data)
         if self._regular or self._ended:
             return found
         if self._child is not None:
             self.close()
             self._ask_journal()
-        until = time.monotonic() + LAST_S
         while not self._ended and (left := until - time.monotonic()) > 0:
             if select.select([self._fd], [], [], left)[0]:
                 found += self._blocks(self._read())
@@ -215,7 +216,7 @@ class Journal:
             elif self._regular:
                 self.at = LogsAt(place=self._began + entry.end)
                 placed = Entry({**placed.fields, PLACE: b"%d" % self.at.place})
-            if entry.of_runtime() and (placed.time_ns or 0) >= self._source.since_ns + step_ns:
+            if entry.of_runtime() and (placed.time_ns or 0) >= self._source.since_ns:
                 found.append(build_block(placed))
         return found
 

@@ -27,7 +27,7 @@ from tracer.capture.room import Limits
 from tracer.relay import shared as sh
 from tracer.relay.shared import RecorderState, RingWriter
 
-OFFSET_NS = 5_000_000_000
+OFFSET_NS = time.time_ns() - time.monotonic_ns()
 """What makes CLOCK_MONOTONIC the capture's clock, in these tests."""
 
 
@@ -269,6 +269,28 @@ def test_why_a_journal_will_tell_nothing_is_said(tmp_path: Path, monkeypatch: py
     assert "this user may not read it" in journal_trouble()
 
 
+def test_a_wall_clock_that_is_set_back_hides_no_line(log: tuple[Path, Source], monkeypatch: pytest.MonkeyPatch) -> None:
+    path, source = log
+    journal = opened(source)
+    assert journal.read() == []
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() - 3_600_000_000_000)
+    append(path, entry("one", at_ns=real() - 3_600_000_000_000))
+    (found,) = entries(journal.read())
+    assert abs((found.time_ns or 0) - now_ns()) < 10**10
+
+
+def test_at_the_end_a_log_without_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    end, pipe = os.pipe()
+    os.write(pipe, b"x")
+    journal = opened(Source("standard input", 0, fd=end))
+    monkeypatch.setattr(journal, "_read", lambda: entry("again"))
+    found = journal.rest()
+    os.close(pipe)
+    os.close(end)
+    assert set(texts(found)) == {"again"}
+
+
 def lines_of(data: bytes) -> list[str]:
     return [each.entry.text("MESSAGE") for each in read_pcapng(data) if isinstance(each, Notice) and each.entry]
 
@@ -293,6 +315,7 @@ def test_recorders_killed_at_any_moment_write_every_line_once(
     rnd = random.Random(7)
     kills, written = 0, 0
     with shared_memory(1 << 20) as (shared, ours, link):
+        shared.words[sh.CLOCK_OFFSET] = OFFSET_NS
 
         def start() -> int:
             one = os.dup(fd) if ring is None else None

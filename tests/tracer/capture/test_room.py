@@ -324,6 +324,7 @@ def test_r9_lines_of_logs_are_dropped_in_a_pause_and_counted(tmp_path: Path, wea
     looks = iter([(False, "one"), (True, "two"), (True, "three"), (False, "four")])
     steps = [listener(1), opening(1, 1, START_NS + 1), Step(Kind.END, 0, 0, 0, START_NS + 5, b"")]
     with shared_memory(1 << 20) as (shared, _, link):
+        shared.words[sh.CLOCK_OFFSET] = time.time_ns() - time.monotonic_ns()
         writer = RingWriter(shared)
 
         def look(reader: sh.RingReader) -> bool:
