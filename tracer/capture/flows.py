@@ -239,8 +239,8 @@ class FlowTable:
         """Tell that there are no more packets: what waited for earlier bytes is given out behind its gap. What is open
         stays open."""
         events: list[FlowEvent] = []
-        for waiting in dict.fromkeys(self._unopened.values()):
-            self._open_late(waiting, None, events)
+        while self._unopened:  # opening one may open others, whose time has come by then
+            self._open_late(next(iter(self._unopened.values())), None, events)
         for side in list(self._sides.values()):
             self._let_go(side.held, 0, 0, events)
             stream = side.stream

@@ -239,6 +239,12 @@ def test_bytes_without_a_handshake_are_given_out_in_time_and_in_order() -> None:
     assert len(said(events)) == HELD + 1
 
 
+def test_several_connections_without_a_handshake_wait_and_all_are_given_out_at_the_end() -> None:
+    events = whole(*(tcp(100, b"%d" % number, ports=(50_000 + number, 10010)) for number in range(5)))
+    assert sorted(event.data for event in events if isinstance(event, FlowData)) == [b"0", b"1", b"2", b"3", b"4"]
+    assert names(events).count("Opened") == 5
+
+
 def test_a_second_reading_finds_each_packet_at_the_place_that_the_first_one_gave_it() -> None:
     segments = [ANSWER, tcp(105, b"more", acknowledgement=500), QUESTION, *handshake()]
     first = FlowTable()
