@@ -45,7 +45,9 @@ class Unread(NamedTuple):
 class Assembler:
     """Put the messages of one direction of one stream together. Holds at most one message."""
 
-    __slots__ = ("_buffer", "_compressed", "_in_message", "_left", "_length", "_limit", "_middle", "_note", "offset")
+    __slots__ = (
+        "_buffer", "_compressed", "_guessed", "_in_message", "_left", "_length", "_limit", "_middle", "_note", "offset"
+    )  # fmt: skip
 
     def __init__(self, *, middle: bool = False, limit: int = MAX_MESSAGE) -> None:
         self._limit = limit
@@ -54,6 +56,7 @@ class Assembler:
         self.offset = 0
         """Of the prefix of the message that is under way."""
         self._in_message = False
+        self._guessed = False  # True: that the message under way began there was guessed, and its end has to show it
         self._compressed = False
         self._length = self._left = 0
         self._note = ""
@@ -68,9 +71,10 @@ class Assembler:
         items: list[Message | Unread] = []
         position, size = 0, len(data)
         if self._middle:
-            if not _may_begin(data):
-                return [Unread(offset, size, "within a message whose start was not seen", False)] if data else []
-            self._middle = False
+            begins = _may_begin(data)
+            if begins is None:
+                return [Unread(offset, size, _MIDDLE, False)] if data else []
+            self._middle, self._guessed = False, not begins
         while True:
             if self._in_message:
                 taken = min(self._left, size - position)
@@ -80,6 +84,9 @@ class Assembler:
                 self._left -= taken
                 if self._left:
                     return items
+                if self._guessed and position != size:  # a sender ends messages where frames end
+                    return [*items, self._wrong(offset + size)]
+                self._guessed = False
                 items.append(self._finish())
             if position == size:
                 return items
@@ -105,6 +112,8 @@ class Assembler:
     def lose(self, count: int | None = None) -> list[Message | Unread]:
         """Take note of lost bytes, of None an unknown number. The message they were in comes out with a note, once it
         has ended; where the loss goes beyond it, at once, and the next message is looked for."""
+        if self._guessed:
+            return [self._wrong(self.offset + PREFIX_SIZE + self._length - self._left)]
         if self._in_message:
             self._note = self._note or "a part of it was lost"
             self._buffer.clear()
@@ -118,9 +127,18 @@ class Assembler:
 
     def unfinished(self) -> str:
         """Return what is still missing, as text; empty if nothing is."""
+        if self._guessed:
+            return ""  # what there was may have been anything
         if self._in_message:
             return f"a message of {self._length} bytes ends {self._left} bytes short"
         return "a message ends within its prefix" if self._buffer else ""
+
+    def _wrong(self, end: int) -> Unread:
+        """Take back that a message began where that was guessed: up to `end` it is not known what it was."""
+        self._guessed = self._in_message = False
+        self._middle = True
+        self._buffer, self._left, self._note = bytearray(), 0, ""
+        return Unread(self.offset, end - self.offset, _MIDDLE, False)
 
     def _finish(self) -> Message:
         payload = None if self._note else bytes(self._buffer)
@@ -147,16 +165,20 @@ def decompress(payload: bytes, encoding: str, limit: int = MAX_MESSAGE) -> tuple
     return (data, "") if decompressor.eof else (None, f"cut {encoding} data")
 
 
-def _may_begin(data: bytes) -> bool:
-    """Tell whether messages can be taken to begin here: they fill the frame exactly, or go beyond a large one."""
+def _may_begin(data: bytes) -> bool | None:
+    """Tell whether messages begin here: True if they fill the frame exactly, False if one may, that goes beyond a large
+    one, None if none does."""
     position, size = 0, len(data)
     while position + PREFIX_SIZE <= size:
         compressed, length = PREFIX.unpack_from(data, position)
         if compressed > 1 or length > MAX_MESSAGE:
-            return False
+            return None
         position += PREFIX_SIZE + length
-    return size > 0 and (position == size or (position > size >= _LARGE))
+    if position == size > 0:
+        return True
+    return False if position > size >= _LARGE else None
 
 
+_MIDDLE = "within a message whose start was not seen"
 _LARGE = 8192
 """Of a frame that may be but a part of a message; a sender fills its frames."""

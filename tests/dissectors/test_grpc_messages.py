@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from dissectors.grpc_messages import PREFIX, Assembler, Message, Unread, decompress
 
+MIDDLE = "within a message whose start was not seen"
+
 
 def message(data: bytes, compressed: int = 0) -> bytes:
     return PREFIX.pack(compressed, len(data)) + data
@@ -93,6 +95,26 @@ def test_in_the_middle_a_full_frame_may_begin_a_long_message() -> None:
     long = message(b"x" * 30000)
     items = feed(Assembler(middle=True), long[:16384], long[16384:])
     assert items == [Message(0, 30000, False, b"x" * 30000, "")]
+
+
+def test_a_message_that_was_guessed_and_ends_within_a_frame_was_none() -> None:
+    """File contents, of which a frame may begin like a message: with a zero, and a length that goes beyond it."""
+    content = b"\0\0\0\x60\0" + b"x" * 40000
+    items = feed(Assembler(middle=True), content[:16384], content[16384:32768], content[32768:], message(b"next"))
+    assert items == [
+        Unread(0, 32768, MIDDLE, False),
+        Unread(32768, 7237, MIDDLE, False),
+        Message(40005, 4, False, b"next", ""),
+    ]
+
+
+def test_a_message_that_was_guessed_is_not_told_of_where_its_end_is_lost() -> None:
+    content = b"\0\0\0\x60\0" + b"x" * 40000
+    assembler = Assembler(middle=True)
+    assert feed(assembler, content[:16384]) == []
+    assert assembler.unfinished() == ""
+    assert assembler.lose(100) == [Unread(0, 16384, MIDDLE, False)]
+    assert assembler.feed(20000, message(b"next")) == [Message(20000, 4, False, b"next", "")]
 
 
 def test_what_is_no_prefix_is_malformed() -> None:
