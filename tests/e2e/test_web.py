@@ -7,13 +7,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from protos.registry import Registry
 from tests.e2e.containerd import Containerd
 from tests.e2e.cri import CriClient, Pod
-from tests.tracer.cli.browser import tab, url_of
+from tests.tracer.cli.browser import aiohttp, tab, url_of
 from tests.tracer.cli.live import Trace
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]

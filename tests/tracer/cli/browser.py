@@ -7,11 +7,12 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import aiohttp
+import pytest
 
 from tests.tracer.cli.live import Running
 from tests.tracer.cli.terminal import shown_text
 
+aiohttp = pytest.importorskip("aiohttp", reason="needs textual-serve (extra web)")
 SECONDS = 100.0
 """A hang, not a figure: the screen reads its capture at a low priority."""
 

@@ -11,10 +11,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import aiohttp
 import pytest
 
-from tests.tracer.cli.browser import SECONDS, tab, url_of
+from tests.tracer.cli.browser import SECONDS, aiohttp, tab, url_of
 from tests.tracer.cli.live import Running, Start, client, run
 from tests.tracer.cli.sessions import eventually, gone, of_folder
 from tests.tracer.tui.screen import POD
