@@ -24,7 +24,9 @@ def test_a_pods_life_is_seen_in_two_browsers(
     containerd = make_containerd()
     inode = os.stat(containerd.address).st_ino
     sockets = (f"--socket=cri={containerd.address}", f"--socket=events={containerd.events_address}")
-    trace = Trace(tmp_path, "--web", "0", *sockets, "--socket=task=/run/containerd/s")
+    trace = Trace(
+        tmp_path, "--web", "0", "-w", str(tmp_path / "pod.pcapng"), *sockets, "--socket=task=/run/containerd/s"
+    )
     url = url_of(trace)
 
     async def look(pod: Pod) -> None:

@@ -69,9 +69,9 @@ def alive(pids: set[int]) -> set[int]:
     return pids & set(processes.pids())
 
 
-def test_a_trace_is_seen_by_any_number_of_pages_and_outlives_them(server: Path, trace: Start) -> None:
+def test_a_trace_is_seen_by_any_number_of_pages_and_outlives_them(folder: Path, server: Path, trace: Start) -> None:
     inode = server.stat().st_ino
-    running = trace("--web", "0")
+    running = trace("--web", "0", "-w", f"{folder}/web.pcapng")
     url = url_of(running)
     port = int(url.split(":")[2].split("/")[0])
     relay = children_of(running.process.pid)
@@ -126,8 +126,8 @@ def test_while_its_relay_drains_the_port_is_free(folder: Path, server: Path, tra
     gone(session.pid)
 
 
-def test_at_its_limit_a_trace_stays_to_be_looked_at(server: Path, trace: Start) -> None:
-    running = trace("--web", "0", "-c", "1")
+def test_at_its_limit_a_trace_stays_to_be_looked_at(folder: Path, server: Path, trace: Start) -> None:
+    running = trace("--web", "0", "-c", "1", "-w", f"{folder}/web.pcapng")
     url = url_of(running)
     with client(server) as call:
         call("Version", version="one")
@@ -219,8 +219,10 @@ def test_a_capture_is_opened_and_played(serving: Serve) -> None:
     assert played.process.wait(SECONDS) == 0
 
 
-def test_a_session_is_attached_to_and_goes_on(detach: Callable[..., int], server: Path, serving: Serve) -> None:
-    number = detach()
+def test_a_session_is_attached_to_and_goes_on(
+    folder: Path, detach: Callable[..., int], server: Path, serving: Serve
+) -> None:
+    number = detach("-w", f"{folder}/web.pcapng", "-b", "filesize:100000")
     running = serving("attach", "--web", "0")
     url = url_of(running)
 
