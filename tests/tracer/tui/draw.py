@@ -33,7 +33,7 @@ PICTURES = {
     "calls": Picture("podwire open FILE", PODS, ("#37", "m")),
     "detail": Picture("enter, x: one call, its messages and bytes", PODS, ("#81", "enter", "x", *"jjjjjjjj")),
     "numbers": Picture("u: rates, failures, times", PODS, ("u",)),
-    "flight": Picture("i: in flight, and who waits for whom", EDGE, (":at 15:09:56.2", "space", "i"), (120, 20), 1.0),
+    "flight": Picture("i: in flight, and who waits for whom", EDGE, ("space", ":at 15:09:56.25", "i"), (120, 20), 1.0),
     "pods": Picture("p: pods and containers", PODS, ("p", "j", "j", "enter"), (176, 28)),
     "story": Picture("y: the story of a pod, zoomed into its start", PODS, ("#27", "y", "right")),
 }
