@@ -15,10 +15,8 @@ from typing import ClassVar
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container
 from textual.events import Resize
 from textual.screen import Screen
-from textual.widget import Widget
 from textual.widgets import Input
 from textual.worker import Worker
 
@@ -32,11 +30,12 @@ from tracer.tui.call_list import TIMES, CallList, parse_columns
 from tracer.tui.detail import Detail
 from tracer.tui.detail_pane import DetailPane
 from tracer.tui.finder import Finder
-from tracer.tui.lines import Bar, Lines
+from tracer.tui.lines import Bar
 from tracer.tui.narrow import FilterError, Question, Words, complete, error_of
 from tracer.tui.narrowing import IN_FLIGHT, POD, Narrowing
 from tracer.tui.pages import CHANGING, Pages
 from tracer.tui.paint import BOLD, DIM, PLAIN, WRONG, Paint, Span
+from tracer.tui.panes import Panes
 from tracer.tui.player import Player, parse_moment, parse_speed
 from tracer.tui.pods import OfCall, PodList, about
 from tracer.tui.prompt import Prompt
@@ -54,10 +53,8 @@ TICK_S = 0.1
 """How often what changed by itself is drawn."""
 LOOK_S = 1.0
 """How often the session is looked at, and the number page made anew."""
-WIDE = 170
-"""From this width on the detail stands beside the list, not below it."""
-PODS_BESIDE = 140
-"""From this width on pods stand beside the list, not above it."""
+FAR = 1 << 40
+"""Lines: more than there are."""
 LAG_NS = 200_000_000
 """What has passed may take so long to be in the file: ages are up to then."""
 BATCHES = 8
@@ -90,28 +87,27 @@ class PodwireApp(App[str], inherit_bindings=False):
         self.view = View(self.rows)
         self._paint = Paint(unicode=setup.unicode)
         paint = self._paint
-        # Kept here, not looked for on the screen: a look when that is taken down would not find them.
         self.calls = CallList(self.view, paint, utc=setup.utc, id="list")
         self.pages = Pages(self.view, setup.behind, self.now_ns, paint, id="page")
         self.pods = PodList(self.rows, paint, id="pods")
         detail = Detail(setup.registry, Renderer(setup.registry, show_secrets=setup.show_secrets), Clock(utc=setup.utc))
         self.side = DetailPane(detail, self.rows, setup.source, paint, id="side")
-        self._all, self._panes = Container(id="all"), Container(id="panes")
+        self.panes = Panes(self.view, self.calls, self.pages, self.side, self.pods, id="all")
         self._status, self._footer = Bar(paint, id="status"), Bar(paint, id="footer")
         self.prompt = Prompt(self._completions, self._given, id="prompt")
         self.narrowing = Narrowing(self.rows, setup.match)
         self.player = None if setup.replay is None else Player(self.rows, setup.replay)
-        self._follow = setup.behind.growing or setup.replay is not None
+        self.panes.follow = setup.behind.growing or self.player is not None
+        self.panes.pods_note = "" if self.player is None else "as they are at the end of the capture"
         self._held_at: int | None = None
         """So many rows there were when the screen was held."""
-        self.finder = Finder(self.view, self.pages, self._go, self.say)
+        self.finder = Finder(self.view, self.pages, self.panes.go, self.say)
         self._heard = self._joined = 0
         """Of so many changes of pods and containers, and of which pod a container is, the screen knows."""
         self._said: Span | None = None
         self._saving: Worker[None] | None = None
         self._gives_up = False
         """Whoever left was told what is still being saved."""
-        self._zoomed = False
         self._looked = 0.0
         self._ticked = time.monotonic()
         self._acts = self._make_acts()
@@ -123,7 +119,7 @@ class PodwireApp(App[str], inherit_bindings=False):
             "at": self._command_at,
             "speed": lambda rest: self._played().set_speed(parse_speed(rest)),
             "detach": self._command_detach,
-            "keys": lambda _: self._toggle_page("help"),
+            "keys": lambda _: self._show_page("help"),
             "quit": lambda _: self._leave("leave"),
         }
         """What `:` takes."""
@@ -134,12 +130,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         return Main()
 
     def compose(self) -> ComposeResult:
-        self._panes.compose_add_child(self.calls)
-        self._panes.compose_add_child(self.pages)
-        self._panes.compose_add_child(self.side)
-        self._all.compose_add_child(self.pods)
-        self._all.compose_add_child(self._panes)
-        yield self._all
+        yield self.panes
         yield self.prompt
         yield self._status
         yield self._footer
@@ -147,8 +138,8 @@ class PodwireApp(App[str], inherit_bindings=False):
     def on_mount(self) -> None:
         if isinstance(self.setup.behind, LiveSession):
             self.setup.behind.listen()
-        self._lay_out()
-        self._focus(self.calls)
+        self.panes.lay_out(self.size.width)
+        self.panes.give_keys(self.calls)
         self.tick()
         self.set_interval(TICK_S, self.tick)
         if self.setup.filter:
@@ -158,17 +149,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         self.narrowing.end_matching()
 
     def on_resize(self, event: Resize) -> None:
-        self._lay_out(event.size.width)
-
-    def _lay_out(self, width: int | None = None) -> None:
-        width = width or self.size.width
-        beside, wide = width >= PODS_BESIDE, width >= WIDE
-        self._all.styles.layout = "horizontal" if beside else "vertical"
-        pods = self.pods.styles
-        pods.width, pods.height = ("34%" if beside else "100%"), ("1fr" if beside else "35%")
-        pods.padding = (0, 1 if beside else 0, 0, 0)
-        self._panes.styles.layout = "horizontal" if wide else "vertical"
-        self.side.styles.padding = (0, 0, 0, 1 if wide else 0)
+        self.panes.lay_out(event.size.width)
 
     # -- time ------------------------------------------------------------------------------------------------------
 
@@ -212,7 +193,7 @@ class PodwireApp(App[str], inherit_bindings=False):
             self.pages.draw()
         if self.rows.heard != self._heard:
             self._heard = self.rows.heard
-            self._show_pods()
+            self.panes.draw_pods()
         if self.rows.joined != self._joined:
             self._joined = self.rows.joined
             if POD in self.narrowing:
@@ -234,18 +215,9 @@ class PodwireApp(App[str], inherit_bindings=False):
         self.view.changed(changed)
 
     def _draw(self) -> None:
-        pane = self.calls
-        pane.now_ns = self.view.now_ns = self.now_ns()
-        if self._follow and len(self.view):
-            self.view.cursor = len(self.view) - 1
-        pane.fit_scroll()
-        self.side.refresh_call(self._row)
+        self.view.now_ns = self.now_ns()
+        self.panes.draw(self.view.now_ns)
         self._draw_status()
-
-    @property
-    def _row(self) -> int | None:
-        """The row of the call under the cursor, in the list or in a story."""
-        return self.pages.row if self.pages.page == "story" else self.view.current
 
     def _go_to_clock(self, player: Player) -> None:
         self.view.limit(player.clock_ns)
@@ -266,7 +238,7 @@ class PodwireApp(App[str], inherit_bindings=False):
             self.player,
             self.side.detail.clock,
             held_at=self._held_at,
-            follow=self._follow,
+            follow=self.panes.follow,
         )
         spans.append((f"  {self.setup.behind.brief()}", DIM))
         self._status.show(*spans)
@@ -283,20 +255,20 @@ class PodwireApp(App[str], inherit_bindings=False):
         """What each key does, by its id."""
         flow, kind, pod = self.rows.flow.__getitem__, self.rows.kind.__getitem__, self.rows.pod_of
         return {
-            "help": lambda: self._toggle_page("help"),
+            "help": lambda: self._show_page("help"),
             "quit": lambda: None if self._go_back() else self._leave("leave"),
-            "down": lambda: self._move(1),
-            "up": lambda: self._move(-1),
-            "page_down": lambda: self._move(self._page_height()),
-            "page_up": lambda: self._move(-self._page_height()),
-            "first": lambda: self._move(-(1 << 40)),
-            "last": lambda: self._move(1 << 40),
+            "down": lambda: self.panes.move(1),
+            "up": lambda: self.panes.move(-1),
+            "page_down": lambda: self.panes.move_pages(1),
+            "page_up": lambda: self.panes.move_pages(-1),
+            "first": lambda: self.panes.move(-FAR),
+            "last": lambda: self.panes.move(FAR),
             "number": lambda: self._ask("number"),
-            "next_pane": lambda: self._next_pane(1),
-            "previous_pane": lambda: self._next_pane(-1),
+            "next_pane": lambda: self.panes.next_pane(1),
+            "previous_pane": lambda: self.panes.next_pane(-1),
             "open": self._open,
-            "unfold": lambda: self._fold(True),
-            "fold": lambda: self._fold(False),
+            "unfold": lambda: self.panes.fold(True),
+            "fold": lambda: self.panes.fold(False),
             "filter": lambda: self._ask("filter", self.narrowing.filter),
             "search": lambda: self._ask("search"),
             "again": lambda: self.finder.find_again(forward=True),
@@ -304,27 +276,27 @@ class PodwireApp(App[str], inherit_bindings=False):
             "next_error": lambda: self.finder.find_error(self.now_ns(), forward=True),
             "previous_error": lambda: self.finder.find_error(self.now_ns(), forward=False),
             "stream": self._only_stream,
-            "next_of_stream": lambda: self.finder.find_same(flow, self._row, forward=True),
-            "previous_of_stream": lambda: self.finder.find_same(flow, self._row, forward=False),
-            "next_of_method": lambda: self.finder.find_same(kind, self._row, forward=True),
-            "previous_of_method": lambda: self.finder.find_same(kind, self._row, forward=False),
-            "next_of_pod": lambda: self.finder.find_same(pod, self._row, forward=True),
-            "previous_of_pod": lambda: self.finder.find_same(pod, self._row, forward=False),
+            "next_of_stream": lambda: self.finder.find_same(flow, self.panes.row, forward=True),
+            "previous_of_stream": lambda: self.finder.find_same(flow, self.panes.row, forward=False),
+            "next_of_method": lambda: self.finder.find_same(kind, self.panes.row, forward=True),
+            "previous_of_method": lambda: self.finder.find_same(kind, self.panes.row, forward=False),
+            "next_of_pod": lambda: self.finder.find_same(pod, self.panes.row, forward=True),
+            "previous_of_pod": lambda: self.finder.find_same(pod, self.panes.row, forward=False),
             "parent": self._go_to_parent,
             "in_flight": self._only_in_flight,
-            "pods": self._toggle_pods,
+            "pods": self.panes.toggle_pods,
             "story": self._toggle_story,
-            "numbers": lambda: self._toggle_page("numbers"),
-            "findings": lambda: self._toggle_page("findings"),
+            "numbers": lambda: self._show_page("numbers"),
+            "findings": lambda: self._show_page("findings"),
             "session": self._toggle_session,
-            "follow": self._toggle_follow,
+            "follow": lambda: setattr(self.panes, "follow", not self.panes.follow),
             "mark": self._mark,
             "only_marked": self._only_marked,
             "next_mark": lambda: self.finder.find(self.view.marks.__contains__),
-            "detail": lambda: self._show_detail(not self.side.display),
-            "zoom": self._zoom,
+            "detail": lambda: self.panes.show_detail(not self.side.display),
+            "zoom": self.panes.zoom,
             "view": self.side.next_tab,
-            "hex": self._toggle_hex,
+            "hex": self.panes.toggle_hex,
             "time": self._change_times,
             "reference": self._take_as_reference,
             "sort": self._sort_by_next,
@@ -360,35 +332,6 @@ class PodwireApp(App[str], inherit_bindings=False):
             self.say(str(error), wrong=True)
         self._draw()
 
-    def _move(self, by: int) -> None:
-        pane = self.focused
-        if isinstance(pane, Lines):
-            pane.move_to(pane.cursor + by)
-            self.side.draw_hex()
-        else:
-            self._go(self.view.cursor + by)
-
-    def _go(self, position: int) -> None:
-        """Put the list's cursor on a line; whoever moves away from the newest holds still."""
-        self.calls.move_to(position)
-        if self._follow and self.view.cursor < len(self.view) - 1:
-            self._follow = False
-
-    def _page_height(self) -> int:
-        pane = self.focused
-        return max(1, pane.size.height - 1) if isinstance(pane, Lines) else self.calls.page
-
-    def _next_pane(self, step: int) -> None:
-        panes = [self._main]
-        if self.side.display:
-            panes.append(self.side.fields)
-            if self.side.hexes.display:
-                panes.append(self.side.hexes)
-        if self.pods.display:
-            panes.append(self.pods)
-        at = panes.index(self.focused) if self.focused in panes else 0
-        self._focus(panes[(at + step) % len(panes)])
-
     def _open(self) -> None:
         pane = self.focused
         if pane is self.pods:
@@ -398,24 +341,13 @@ class PodwireApp(App[str], inherit_bindings=False):
         elif pane is self.side.fields:
             self.side.fold(None)
         else:
-            self._show_detail(True)
-            self._focus(self.side.fields)
-
-    def _fold(self, unfolded: bool) -> None:
-        if self.focused is self.side.fields:
-            self.side.fold(unfolded)
-        elif self.focused is self.pages:
-            self.pages.zoom(unfolded)
+            self.panes.open_detail()
 
     # -- narrowing -------------------------------------------------------------------------------------------------
 
-    def _focus(self, pane: Widget) -> None:
-        """Give a pane the keys at once: those that come next are its own, however fast they are typed."""
-        self.screen.set_focus(pane)
-
     def _ask(self, purpose: str, value: str = "") -> None:
         self.prompt.ask(purpose, value)
-        self._focus(self.prompt)
+        self.panes.give_keys(self.prompt)
 
     def _completions(self, purpose: str, text: str) -> list[str]:
         if purpose == "command":
@@ -427,7 +359,7 @@ class PodwireApp(App[str], inherit_bindings=False):
     def action_close_prompt(self) -> None:
         """Nothing is asked any more."""
         self.prompt.display = False
-        self._focus(self._main)
+        self.panes.give_keys(self.panes.main)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Say what is wrong with a filter while it is typed."""
@@ -475,7 +407,7 @@ class PodwireApp(App[str], inherit_bindings=False):
     def _number_given(self, text: str) -> None:
         if not text.isdecimal() or not 1 <= int(text) <= len(self.rows):
             raise PodwireError(f"there is no call {text}: they go from 1 to {len(self.rows)}")
-        self._go(self.view.position_of(int(text) - 1))
+        self.panes.go(self.view.position_of(int(text) - 1))
         if self.view.current != int(text) - 1:
             self.say(f"call {text} is not among what is shown; this is the nearest")
 
@@ -505,6 +437,7 @@ class PodwireApp(App[str], inherit_bindings=False):
 
     def _narrow_again(self) -> None:
         wanted, in_flight = self.narrowing.question(), IN_FLIGHT in self.narrowing
+        self.pods.chosen = self.pods.chosen if POD in self.narrowing else 0
         self.calls.deadlines, self.view.now_ns = in_flight, self.now_ns()
         if in_flight is not (self.view.sort == CHAINS):
             self.view.sort, self.view.reverse = CHAINS if in_flight else "time", False
@@ -524,11 +457,11 @@ class PodwireApp(App[str], inherit_bindings=False):
     def _only_in_flight(self) -> None:
         self._toggle(IN_FLIGHT, IN_FLIGHT, lambda row: self.rows.open_at(row, self.now_ns()))
         if IN_FLIGHT in self.narrowing:
-            self._follow = False
-            self._go(0)
+            self.panes.follow = False
+            self.panes.go(0)
 
     def _only_stream(self) -> None:
-        row = self._row
+        row = self.panes.row
         if row is not None:
             flow = self.rows.flow[row]
             self._toggle("stream", f"connection {flow}", lambda each: self.rows.flow[each] == flow)
@@ -542,7 +475,7 @@ class PodwireApp(App[str], inherit_bindings=False):
     # -- finding ---------------------------------------------------------------------------------------------------
 
     def _go_to_parent(self) -> None:
-        row = self._row
+        row = self.panes.row
         parent = 0 if row is None else self.rows.parent[row]
         if not parent:
             raise PodwireError("no call is known to have caused this one")
@@ -550,98 +483,62 @@ class PodwireApp(App[str], inherit_bindings=False):
 
     def _go_to_row(self, row: int) -> None:
         """Put the cursor on a call, wherever that is shown; narrow by nothing if it is not among what is."""
-        self._follow = False
+        self.panes.follow = False
         if self.pages.page == "story" and self.pages.go_to(row):
             return
-        self._close_page()
-        self._go(self.view.position_of(row))
+        self.panes.close_page()
+        self.panes.go(self.view.position_of(row))
         if self.view.current != row:
             while self.narrowing.drop_last():
                 pass
             self._narrow_again()
-            self._go(self.view.position_of(row))
+            self.panes.go(self.view.position_of(row))
 
     def _mark(self) -> None:
-        row = self._row
+        row = self.panes.row
         if row is not None:
             self.view.marks ^= {row}
 
     # -- pages -----------------------------------------------------------------------------------------------------
 
+    def _show_page(self, name: str) -> None:
+        self.prompt.display = False
+        self.panes.toggle_page(name)
+
     def _toggle_session(self) -> None:
         self.setup.behind.look()
-        self._toggle_page("session")
-
-    def _toggle_follow(self) -> None:
-        self._follow = not self._follow
-
-    def _toggle_page(self, name: str) -> None:
-        if self.pages.page == name:
-            self._close_page()
-            return
-        self.prompt.display = self.calls.display = False
-        self.pages.open(name)
-        self._focus(self.pages)
-
-    def _close_page(self) -> None:
-        row = self.pages.row
-        self.pages.close()
-        self.calls.display = not self._zoomed
-        self._focus(self.calls)
-        if row is not None and self.view.row(at := self.view.position_of(row)) == row:
-            self._go(at)
-
-    @property
-    def _main(self) -> Widget:
-        """What has the place of the list."""
-        return self.pages if self.pages.page else self.calls
-
-    def _toggle_pods(self) -> None:
-        self.pods.display = not self.pods.display
-        self._show_pods()
-        self._focus(self.pods if self.pods.display else self._main)
-
-    def _show_pods(self) -> None:
-        self.pods.draw("as they are at the end of the capture" if self.player is not None else "")
-
-    def on_lines_resized(self, event: Lines.Resized) -> None:
-        """Fit what is drawn to a width."""
-        if event.pane is self.pods:
-            self._show_pods()
-        elif event.pane is self.pages and self.pages.page == "story":
-            self.pages.draw()
+        self._show_page("session")
 
     def _choose(self, target: object) -> None:
         """Narrow to a pod or container, or not any more; go to a call."""
         if isinstance(target, OfCall):
             self._go_to_row(target.row)
-            self._show_detail(True)
+            self.panes.show_detail(True)
         elif isinstance(target, Whom):
-            again = POD in self.narrowing and self.pods.chosen == target.number
-            self.pods.chosen = 0 if again else target.number
-            if again:
+            self.pods.chosen, before = target.number, self.pods.chosen
+            if before == target.number:
                 self.narrowing.drop(POD)
             else:
                 self.narrowing.by(POD, *about(self.rows, target))
             self._narrow_again()
-            self._show_pods()
+            self.panes.draw_pods()
 
     def _toggle_story(self) -> None:
         if self.pages.page == "story":
-            self._close_page()
+            self.panes.close_page()
             return
         target = self.pods.current.target if self.focused is self.pods and self.pods.current is not None else None
         number = self.pods.chosen
         if isinstance(target, Whom):
             number = target.number
-        elif not number and self._row is not None:
-            number = self.rows.whom[self._row]
+        elif not number and self.panes.row is not None:
+            number = self.rows.whom[self.panes.row]
         pod = self.rows.whoms[self.rows.whoms[number].pod]
         if not pod.number:
             raise PodwireError("this call is about no pod that is known (p: the pods)")
-        row = self._row
+        row = self.panes.row
         self.pages.story = Waterfall(self.rows, pod, self.view.marks)
-        self._toggle_page("story")
+        self._show_page("story")
         if row is not None:
             self.pages.go_to(row)
 
@@ -650,41 +547,14 @@ class PodwireApp(App[str], inherit_bindings=False):
         target = None if line is None else line.target
         if not isinstance(target, int):
             return
-        self._close_page()
+        self.panes.close_page()
         if page == "numbers":
             self.narrowing.by("method", self.rows.kinds[target].name, lambda row: self.rows.kind[row] == target)
             self._narrow_again()
         else:
-            self._go_to_time(target)
-
-    def _go_to_time(self, time_ns: int) -> None:
-        self._follow = False
-        self._go(self.view.line_at(time_ns))
+            self.panes.go_to_time(target)
 
     # -- the detail ------------------------------------------------------------------------------------------------
-
-    def _show_detail(self, shown: bool) -> None:
-        self.side.display = shown
-        if not shown:
-            self._zoomed = False
-            self._main.display = True
-            self._focus(self._main)
-        self.side.forget()
-        self.side.refresh_call(self._row)
-
-    def _zoom(self) -> None:
-        if not self.side.display:
-            self._open()
-        self._zoomed = not self._zoomed
-        self._main.display = not self._zoomed
-        self._focus(self.side.fields if self._zoomed else self._main)
-
-    def _toggle_hex(self) -> None:
-        if not self.side.display:
-            self._open()
-            self.side.show_hex(True)
-        else:
-            self.side.show_hex(not self.side.hexes.display)
 
     # -- times and order -------------------------------------------------------------------------------------------
 
@@ -694,7 +564,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         self.say(f"times: {'of day' if shape.times == 'day' else f'since the {shape.times}'}")
 
     def _take_as_reference(self) -> None:
-        row = self._row
+        row = self.panes.row
         if row is not None:
             self.calls.shape.reference_ns = self.rows.start[row]
             self.calls.shape.times = "start"
@@ -721,7 +591,7 @@ class PodwireApp(App[str], inherit_bindings=False):
         self._draw()
 
     def on_call_list_picked(self) -> None:
-        self._follow = False
+        self.panes.follow = False
         self._draw()
 
     # -- taking away -----------------------------------------------------------------------------------------------
@@ -731,7 +601,7 @@ class PodwireApp(App[str], inherit_bindings=False):
             if what == "value":
                 text = self.side.value()
             else:
-                row, detail = self._row, self.side.detail
+                row, detail = self.panes.row, self.side.detail
                 if row is None:
                     raise PodwireError("there is no call")
                 call = self.side.whole(row).call
@@ -788,7 +658,7 @@ class PodwireApp(App[str], inherit_bindings=False):
     def _command_at(self, rest: str) -> None:
         moment = parse_moment(rest, self.rows, self.setup.utc)
         if self.player is None:
-            self._go_to_time(moment)
+            self.panes.go_to_time(moment)
         else:
             self.player.clock_ns = moment
             self._go_to_clock(self.player)
@@ -803,20 +673,13 @@ class PodwireApp(App[str], inherit_bindings=False):
 
     def _go_back(self) -> bool:
         """Undo the last thing that was opened; whether there was one."""
-        if self.side.display and self.pages.page == "story":
-            self._show_detail(False)
-        elif self.pages.page:
-            self._close_page()
-        elif self.side.display:
-            self._show_detail(False)
-        elif self.pods.display and self.focused is self.pods:
-            self._toggle_pods()
-        elif self.narrowing.drop_last():
-            self.pods.chosen = self.pods.chosen if POD in self.narrowing else 0
+        if self.panes.go_back():
+            return True
+        if self.narrowing.drop_last():
             self._narrow_again()
-            self._show_pods()
+            self.panes.draw_pods()
         elif self.pods.display:
-            self._toggle_pods()
+            self.panes.toggle_pods()
         else:
             return False
         return True

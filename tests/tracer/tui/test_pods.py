@@ -383,3 +383,15 @@ def one_by_one(path: Path, states: BinaryIO) -> list[Batch]:
         indexer.take(decoder.finish())
         found.append(indexer.batch(0, 0, decoder.now_ns, complete=True))
     return found
+
+
+def test_a_pod_that_is_not_narrowed_to_any_more_is_not_the_chosen_one() -> None:
+    async def play(screen: Screen) -> None:
+        await screen.press("p", "enter")
+        assert screen.app.pods.chosen
+        await screen.press("j", "j", "j", "j", "enter")  # a failed call of no pod: nothing is narrowed any more
+        assert "[pod" not in screen.status
+        await screen.press("y")
+        assert "about no pod that is known" in screen.footer
+
+    run(play, size=(160, 40))
