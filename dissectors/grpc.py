@@ -89,6 +89,8 @@ _HEADERS_AGAIN = "HEADERS again, without END_STREAM"
 _AFTER_END = "a frame of the client's after its END_STREAM"
 _NO_HEADERS = "DATA before HEADERS"
 _REUSED = "a stream id that was used before"
+_LATE = "HEADERS of a call of which later frames were read before"
+_MAX_UNSEEN = 256
 
 TRANSITIONS: dict[tuple[State, Input], tuple[State, str]] = {
     (State.IDLE, Input.REQUEST_HEADERS): (State.OPEN, ""),
@@ -209,6 +211,9 @@ class GrpcConnection:
         self._streams: dict[int, _Stream] = {}  # those that have not ended
         self._seen_from: int | None = None  # from this stream id to the highest, every HEADERS was seen
         self._highest_id = 0
+        self._unseen: dict[int, None] = {}
+        """Streams that were opened without their HEADERS, the newest ones: those may still come, where the direction
+        that they are in was out of step for longer than the other."""
         self._last_id = (1 << 31) - 1  # of the server's GOAWAY
 
     def feed(self, direction: Direction, data: bytes) -> list[Event]:
@@ -262,6 +267,9 @@ class GrpcConnection:
             if error:
                 events.append(Malformed(_REQUEST, offset, error, frame.payload[:32], stream_id))
         stream = self._streams.get(stream_id)
+        if stream_id in self._unseen and isinstance(frame, Frame) and head.method:
+            events.append(Skipped(_REQUEST, offset, HEADER_SIZE + len(frame.payload), _LATE))
+            return
         if stream is not None and ends:
             self._end_request(stream_id, stream, offset, events)  # trailers of the client's: HTTP/2 has them, gRPC not
             return
@@ -400,7 +408,7 @@ class GrpcConnection:
     def _missing_state(self, stream_id: int) -> State:
         """Return the state of a stream that is not open: ids rise, so one that was seen to be passed has ended."""
         seen = self._seen_from is not None and self._seen_from <= stream_id <= self._highest_id
-        return _ENDED if seen else _IDLE
+        return _ENDED if seen or stream_id in self._unseen else _IDLE
 
     def _stream(self, direction: Direction, frame: Frame | PartialFrame, events: list[Event]) -> _Stream | None:
         """Return a frame's stream, opened as not seen where that is so; None if it has ended."""
@@ -413,6 +421,9 @@ class GrpcConnection:
             return None
         stream = self._streams[stream_id] = _Stream(_IDLE)
         stream.assemblers = (Assembler(middle=True), Assembler(middle=True))
+        self._unseen[stream_id] = None
+        if len(self._unseen) > _MAX_UNSEEN:
+            del self._unseen[next(iter(self._unseen))]
         offset = 0 if direction else frame.offset
         events.append(CallOpened(stream_id, offset, "", "", (), None, False))
         return stream

@@ -150,7 +150,7 @@ class FrameReader(Cutter):
 
     def __init__(self, direction: Direction) -> None:
         super().__init__(direction)
-        self._started = False
+        self._started = self._middle = False
         self._max_frame = LARGEST_FRAME_SIZE  # what a capture that begins in the middle has to take
         self._allowed = DEFAULT_MAX_FRAME_SIZE  # by the other side, which may have spoken first
         self._block: _Block | None = None
@@ -199,6 +199,9 @@ class FrameReader(Cutter):
 
         A count of 0 says that this is some place in the middle of a connection.
         """
+        if not count and not self._started:
+            self._middle = True  # unless it begins like a connection
+            return []
         self._started = True
         return super().lost(count)
 
@@ -279,9 +282,10 @@ class FrameReader(Cutter):
             self._max_frame = self._allowed
             return len(preface)
         items.append(SyncLost(self._offset))
-        if not is_sound(data):
+        if not is_sound(data) and not self._middle:
             reason = f"no HTTP/2: {looks_like(data)}"
             items.append(Malformed(self._direction, self._offset, reason, data[:HEADER_SIZE], None))
+        if not is_sound(data) or self._middle:  # what looks like a frame may be the middle of one
             self._lose_sync(self._offset, items)
         return 0
 
@@ -356,15 +360,20 @@ class FrameReader(Cutter):
     def _seek(self, data: bytes, position: int, final: bool, items: list[Item]) -> int:
         """Return where the next sound frame begins (in sync then), or the position up to which there is none.
 
-        A header is believed if another one stands where it says that its frame ends.
+        A header is believed if another one stands where it says that its frame ends. DATA's is little but zeros, which
+        many bytes are, and may end at a frame's end by chance: there the other one has to be of the same stream.
         """
         for match in _SOUND.finditer(data, position):
             start = match.start()
-            length = int.from_bytes(data[start : start + 3], "big")
+            high, length, kind_flags, stream_id = HEADER.unpack_from(data, start)
             end = start + HEADER_SIZE + length
-            if length > DEFAULT_MAX_FRAME_SIZE:
+            if high or length > DEFAULT_MAX_FRAME_SIZE:
                 continue
-            if _SOUND.match(data, end) or (final and end == len(data)):
+            sound = _SOUND.match(data, end) is not None
+            if sound and kind_flags >> 8 == DATA:
+                _, _, following, other = HEADER.unpack_from(data, end)
+                sound = following >> 8 <= HEADERS and other == stream_id
+            if sound or (final and end == len(data)):
                 since, found = self._unsound_since, self._offset + start
                 if since is not None:
                     self._pass_over(since, found - since, items)

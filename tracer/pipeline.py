@@ -25,7 +25,7 @@ from protos.hops import hop_of_service
 from tracer.calls import Call, CallTracker, Finding, Update
 from tracer.capture import vsock
 from tracer.capture.bundle import Bundle
-from tracer.capture.flows import Flow, FlowCarried, FlowClosed, FlowData, FlowEvent, FlowGap, FlowTable
+from tracer.capture.flows import Flow, FlowCarried, FlowClosed, FlowData, FlowEvent, FlowGap, FlowOpened, FlowTable
 from tracer.capture.packets import Notice, Packet
 from tracer.logs import logged
 from tracer.refusals import Refusals
@@ -100,7 +100,12 @@ class Decoder:
 
     def finish(self) -> list[Update]:
         """Tell that there are no more packets. What is open stays open: see `open_calls`."""
-        return self._take(self._flows.finish(self.now_ns)) + self._refusals.finish(self.now_ns)
+        updates = self._take(self._flows.finish(self.now_ns)) + self._refusals.finish(self.now_ns)
+        if self._flows.passed_over:
+            reasons = sorted(self._flows.passed_over.items(), key=lambda each: -each[1])
+            what = ", ".join(f"{count} ({reason})" for reason, count in reasons)
+            updates.append(Finding("notice", self.now_ns, f"packets that are not decoded: {what}"))
+        return updates
 
     def open_calls(self) -> list[Call]:
         """What has no end yet, oldest first."""
@@ -127,6 +132,10 @@ class Decoder:
                 told = stream.dissector.feed(event.direction, event.data)
                 if told:
                     updates += self._tell(stream, event.time_ns, told)
+            elif isinstance(event, FlowOpened):
+                if not event.seen and vsock.port_of(flow.socket) is None:
+                    for direction in Direction:
+                        stream.dissector.lost(direction, 0)  # it may be anywhere in the middle
             elif isinstance(event, FlowCarried):
                 updates += self._carried(stream, event)
             elif isinstance(event, FlowGap):

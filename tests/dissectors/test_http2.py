@@ -216,6 +216,25 @@ def test_what_is_no_http2_is_named(wire: bytes, look: str) -> None:
     assert items[3].length == len(wire)
 
 
+@pytest.mark.parametrize("cut", [1, 4])
+def test_in_the_middle_the_end_of_a_frame_that_looks_like_data_is_none(cut: int) -> None:
+    writer = Writer(RESPONSE)
+    update = b"\0\0\4\x08\0\0\0\0\0" + b"\0\0\0\5"
+    reader = FrameReader(RESPONSE)
+    assert reader.lost(0) == []
+    headers = writer.headers(1, HEADER_LIST)[1]
+    items = reader.feed(update[cut:] + headers + writer.data(1, b"abc")[1] + writer.data(1, b"")[1])
+    assert [item.stream_id for item in items if isinstance(item, Frame)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("direction", [REQUEST, RESPONSE])
+def test_what_may_be_in_the_middle_and_begins_like_a_connection_is_one(direction: Direction) -> None:
+    writer, reader = Writer(direction), FrameReader(direction)
+    assert reader.lost(0) == []
+    items = reader.feed(writer.start()[1] + writer.headers(1, HEADER_LIST)[1])
+    assert [type(item) for item in items] == [Frame, Frame]
+
+
 WIRE = Writer(REQUEST).data(1, bytes(range(100)))[1]
 
 

@@ -9,6 +9,7 @@ import pytest
 from dissectors.nri_mux import build_frame
 from dissectors.ttrpc import build_frame as ttrpc_frame
 from dissectors.ttrpc import build_request, build_response
+from tests.tracer.capture.files import ACK, FIN, ethernet, packet, tcp
 from tests.tracer.made import MS, POD, SECOND, START, story
 from tests.tracer.written import Written
 from tracer.calls import Finding, State, Update
@@ -115,6 +116,27 @@ def test_bytes_missing_inside_of_nri_s_mark_what_is_open_on_both_channels(tmp_pa
 def test_a_notice_of_the_file_is_passed_on() -> None:
     (finding,) = Decoder().feed(Notice(77, "cut in the middle", True))
     assert finding == Finding("notice", 0, "cut in the middle", offset=77, fatal=True)
+
+
+def test_packets_that_are_not_decoded_are_told_at_the_end() -> None:
+    decoder = Decoder()
+    datagram, fragment = tcp(1, b"x"), tcp(1, b"x")
+    for data in (datagram[:9] + b"\x11" + datagram[10:],) * 2 + (fragment[:6] + b"\x20\0" + fragment[8:],):
+        assert decoder.feed(packet(ethernet(data))) == []
+    (finding,) = decoder.finish()
+    assert finding == Finding("notice", START, "packets that are not decoded: 2 (not TCP), 1 (IPv4 fragment)")
+
+
+def test_a_connection_that_is_joined_in_the_middle_of_a_frame_is_read_from_the_next_one_on() -> None:
+    decoder = Decoder()
+    rest = b"\0\0\0\2\0\0\0\0\1\0"  # a header, to look at, and yet the end of a message
+    state = ttrpc_frame(3, 1, 0, build_request("containerd.task.v3.Task", "State", b""))
+    decoder.feed(packet(ethernet(tcp(100, rest + state, FIN | ACK, ports=(50_000, 8088)))))
+    updates = decoder.finish()
+    assert story(updates) == ["gap", "opened 1", "message 1"]
+    assert [(call.stream_id, call.method) for call in decoder.open_calls()] == [(3, "State")]
+    (gap,) = (update for update in updates if isinstance(update, Finding))
+    assert (gap.kind, gap.offset, gap.length) == ("gap", 0, 10)
 
 
 def test_a_connection_that_ended_leaves_nothing_behind(written: Written, tmp_path: Path) -> None:

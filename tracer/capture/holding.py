@@ -42,7 +42,7 @@ class Unopened:
 
     def due(self, now_ns: int) -> bool:
         """Whether there is no handshake to be waited for any longer."""
-        return len(self.segments) > HELD or not 0 <= now_ns - self._since_ns < HELD_NS
+        return len(self.segments) > HELD or abs(now_ns - self._since_ns) >= HELD_NS  # packets may go back in time
 
     def begins(self, handshake: Segment) -> bool:
         """Whether a handshake is this connection's: its bytes come right behind it."""

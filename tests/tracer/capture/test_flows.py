@@ -178,9 +178,13 @@ def test_an_answer_that_stands_before_its_question_comes_behind_it() -> None:
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
-def test_any_order_of_handshake_question_and_answer_is_the_same(order: tuple[int, ...]) -> None:
-    segments = [*handshake(), QUESTION, ANSWER]
-    events = whole(*(segments[at] for at in order))
+@pytest.mark.parametrize("timed", [False, True])
+def test_any_order_of_handshake_question_and_answer_is_the_same(order: tuple[int, ...], timed: bool) -> None:
+    segments, table = [*handshake(), QUESTION, ANSWER], FlowTable()
+    events: list[FlowEvent] = []
+    for number, at in enumerate(order):  # by their own times, or by their places
+        events += table.feed(packet(ethernet(segments[at]), START + (at if timed else number)))
+    events += table.finish(START + 1_000)
     assert said(events) == [(REQUEST, b"what?"), (RESPONSE, b"that")]
     assert {event.flow.client.port for event in events} == {50_000}
     assert names(events).count("Opened") == 1

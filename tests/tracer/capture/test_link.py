@@ -124,24 +124,35 @@ def test_a_packet_cut_at_any_byte_never_raises(data: bytes) -> None:
         assert isinstance(found, str) or len(found.payload) + found.missing == 7
 
 
+LINKS = {
+    "ethernet": (1, lambda l2, _six: l2.Ether()),
+    "vlan": (1, lambda l2, _six: l2.Ether() / l2.Dot1Q(vlan=5)),
+    "two vlans": (1, lambda l2, _six: l2.Ether() / l2.Dot1AD(vlan=5) / l2.Dot1Q(vlan=6)),
+    "loopback": (0, lambda l2, six: l2.Loopback(type=30 if six else 2)),
+    "cooked": (113, lambda l2, six: l2.CookedLinux(proto=0x86DD if six else 0x0800)),
+    "cooked 2": (276, lambda l2, six: l2.CookedLinuxV2(proto=0x86DD if six else 0x0800)),
+    "raw": (101, None),
+}
+
+
+@pytest.mark.parametrize("link", LINKS)
 @given(
     st.binary(max_size=60), st.integers(0, 0xFFFFFFFF), st.integers(0, 0xFFFFFFFF), st.integers(0, 255),
-    st.booleans(), st.booleans(), st.integers(0, 3),
+    st.booleans(), st.integers(0, 3),
 )  # fmt: skip
-@settings(max_examples=60)
+@settings(max_examples=30, deadline=None)
 def test_scapy_builds_what_is_read(
-    payload: bytes, sequence: int, acknowledgement: int, flags: int, six: bool, tagged: bool, options: int
+    link: str, payload: bytes, sequence: int, acknowledgement: int, flags: int, six: bool, options: int
 ) -> None:
     layers = pytest.importorskip("scapy.layers.inet", reason="scapy is not installed")
     l2 = pytest.importorskip("scapy.layers.l2")
     inet6 = pytest.importorskip("scapy.layers.inet6")
-    head = l2.Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-    if tagged:
-        head /= l2.Dot1Q(vlan=5)
-    head /= inet6.IPv6(src="::1", dst="::2") if six else layers.IP(src="198.18.0.1", dst="198.18.0.2")
+    link_type, head = LINKS[link]
+    ip = inet6.IPv6(src="::1", dst="::2") if six else layers.IP(src="198.18.0.1", dst="198.18.0.2")
     tcp_options = [("NOP", None)] * 4 * options
     tcp_layer = layers.TCP(
         sport=50_000, dport=8080, seq=sequence, ack=acknowledgement, flags=flags, options=tcp_options
     )
-    found = segment(1, bytes(head / tcp_layer / payload))
+    packet = ip / tcp_layer / payload
+    found = segment(link_type, bytes(packet if head is None else head(l2, six) / packet))
     assert found == Segment(EXPECTED6.key if six else KEY, sequence, acknowledgement, flags, payload, 0)
