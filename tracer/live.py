@@ -28,7 +28,7 @@ from tracer.capture.ring import Ring
 from tracer.capture.room import Limits
 from tracer.files import create_output
 from tracer.relay import system
-from tracer.relay.held import locked, make_runtime_folder, runtime_folder
+from tracer.relay.held import locked, make_runtime_folder, read_held, runtime_folder
 from tracer.relay.relay import Plan
 from tracer.relay.shared import Shared
 from tracer.relay.start import start_relay
@@ -136,6 +136,15 @@ class Live:
             while not self._started and not self._gone:
                 self._hear()
         self._file = GrowingCapture(first, ring)
+
+    def _await_end(self) -> None:
+        """Wait until the relay holds nothing: a process that was killed closes one descriptor after the other, and the
+        one that it told us by may go before the one that says that it runs."""
+        until = time.monotonic() + _SETTLE_S
+        while time.monotonic() < until and any(
+            held.alive and held.pid == self.session for held in read_held(runtime_folder())
+        ):
+            time.sleep(0.005)
 
     def _mend(self) -> None:
         for held in discover.dead_relays():
@@ -246,6 +255,7 @@ class Live:
                 self.failed = True
                 self.say("the relay was killed: the connections through it are lost, and so is the end of the capture")
                 os.waitpid(self._worker, 0)
+                self._await_end()
                 self._worker = 0
                 self._mend()
             self.ended = True
