@@ -141,7 +141,9 @@ class CallList(ScrollView, can_focus=True, inherit_bindings=False):
         else:
             wanted = [each for each in COLUMNS.values() if each.from_width <= width]
             if self.deadlines:
-                wanted[-1:] = [COLUMNS["deadline"]]
+                # All of them are open: status and bar have to be where there is room, the deadline first.
+                last = [COLUMNS["duration"], COLUMNS["deadline"], COLUMNS["status"], COLUMNS["bar"]]
+                wanted = [each for each in wanted if each not in last and each.name != "size"] + last
             chosen = [self._sized(each, width) for each in wanted]
             while len(chosen) > FEWEST and sum(each.width or 11 for each in chosen) + len(chosen) + 3 > width:
                 chosen.pop()

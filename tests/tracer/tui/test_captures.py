@@ -92,6 +92,13 @@ def test_call_without_an_answer_stays_open(tmp_path: Path) -> None:
     written.ask(1, 1, "Kill", MS, timeout_ns=4_000_000_000, id="abc")
     path = written.save(tmp_path / "open.pcapng", 1001 * MS)
 
+    async def narrow(screen: Screen) -> None:
+        await screen.press("i")
+        assert "deadline" in screen.lines[0]
+        assert "██████ 4.000s" in screen.lines[1]
+
+    run(narrow, path, size=(80, 24))
+
     async def look(screen: Screen) -> None:
         assert " 1 in flight" in screen.status
         await screen.press("i")
