@@ -286,10 +286,11 @@ def broken_off(notice: Finding) -> str:
     return f"{notice.reason} (at byte {notice.offset}; what came before is decoded)"
 
 
-def with_progress(capture: CaptureFile | GrowingCapture) -> Iterator[Packet | Notice]:
-    """Read a capture to its end; say how far it is on stderr, if that is a terminal and the lines go elsewhere."""
+def with_progress(capture: CaptureFile | GrowingCapture, *, printing: bool = True) -> Iterator[Packet | Notice]:
+    """Read a capture to its end; say how far it is on stderr, if that is a terminal and no lines come there meanwhile
+    (`printing`: they go to stdout)."""
     size = capture.size
-    if size is None or size < PROGRESS_BYTES or not sys.stderr.isatty() or sys.stdout.isatty():
+    if size is None or size < PROGRESS_BYTES or not sys.stderr.isatty() or (printing and sys.stdout.isatty()):
         yield from capture
         return
     for number, item in enumerate(capture):

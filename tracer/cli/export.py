@@ -177,7 +177,7 @@ def _capture(args: argparse.Namespace, form: str, registry: Registry, target: Bi
     selection = Selection(CaptureWriter(write), about, window, has_logs, survey if wants_comments else None)
     broken = ""
     with open_recorded(args.file) as capture, with_journal(args, args.file) as add_lines:
-        for item in in_order(add_lines(with_progress(capture))):
+        for item in in_order(add_lines(with_progress(capture, printing=args.out == "-"))):
             if isinstance(item, Packet):
                 if span is None:
                     span = _span(args, item.time_ns)
@@ -243,7 +243,7 @@ def _calls(args: argparse.Namespace, form: str, registry: Registry, target: Bina
     decoder = Decoder()
     broken = ""
     with open_recorded(args.file) as capture, with_journal(args, args.file) as add_lines:
-        for item in in_order(add_lines(with_progress(capture))):
+        for item in in_order(add_lines(with_progress(capture, printing=args.out == "-"))):
             if span is None and isinstance(item, Packet):
                 span = _span(args, item.time_ns)
             for update in decoder.feed(item):

@@ -46,7 +46,7 @@ def read_placed(
     feed, correlate = decoder.feed, correlator.update
     broken = ""
     with open_recorded(path) as capture:
-        for item in add_lines(with_progress(capture)):
+        for item in add_lines(with_progress(capture, printing=False)):
             for update in feed(item):
                 correlate(update)
                 if each is not None:

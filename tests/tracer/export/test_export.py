@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -226,3 +229,21 @@ def test_a_mistake_is_one_line(words: tuple[str, ...], capsys: pytest.CaptureFix
 def test_what_matches_cannot_be_cut_out_of_a_pipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["export", "-", "-o", str(tmp_path / "x.pcap"), "-Y", "true"]) == 2
     assert "pipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("stats",), ("export", "--no-comments", "-o", "OUT"), ("export", "-o", "OUT.txt")])
+def test_on_a_terminal_it_is_shown_how_far_the_reading_of_a_large_file_is(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / ("x.txt" if "OUT.txt" in words else "x.pcapng")
+    terminal, shown = pty.openpty()
+    with os.fdopen(terminal, "rb", 0) as screen, os.fdopen(shown, "w") as stream:
+        monkeypatch.setattr("tracer.cli.decode.PROGRESS_BYTES", 1)
+        monkeypatch.setattr("tracer.cli.decode.PROGRESS_PACKETS", 500)
+        for name in ("stdout", "stderr"):
+            monkeypatch.setattr(sys, name, stream)
+        assert main([words[0], str(POD), *(str(out) if word.startswith("OUT") else word for word in words[1:])]) == 0
+        stream.flush()
+        told = screen.read(60_000)
+    assert re.findall(rb"\r *\d+ %", told)
+    assert b"\r     \r" in told

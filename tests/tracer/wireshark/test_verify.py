@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,23 @@ def test_tshark_reads_the_same_out_of_a_real_runtimes_traffic(name: str) -> None
     assert done.stdout == ""
     assert "no difference" in done.stderr
     assert done.returncode == 0
+
+
+@pytest.mark.tshark
+def test_tshark_reads_the_same_out_of_the_demo_its_calls_to_the_agent_among_them(tmp_path: Path) -> None:
+    capture = tmp_path / "demo.pcapng"
+    command = [sys.executable, "-m", "tracer.cli", "demo", "-w", str(capture)]
+    subprocess.run(command, capture_output=True, cwd=ROOT, check=True, timeout=120)
+    decoded = subprocess.run(
+        [sys.executable, "-m", "tracer.cli", "decode", "--json", str(capture)],
+        capture_output=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert {call["hop"] for call in map(json.loads, decoded.stdout.splitlines())} >= {"cri", "task", "events", "agent"}
+    done = verify(capture)
+    assert done.stdout == ""
+    assert "no difference" in done.stderr
 
 
 def reading(**changed: object) -> Reading:
