@@ -208,6 +208,7 @@ def test_of_a_capture_that_lost_segments_nothing_is_wrong_and_what_is_lost_is_na
             records.append(record)
     found = decoded(tmp_path, truth, shuffled(records, dice))
     whole = check(truth, found)
+    assert sum(each["kind"] == "call" for each in found) <= CALLS * CONNECTIONS
     gaps = [each for each in found if each["kind"] == "gap"]
     assert sum(each.get("length", 0) for each in gaps if each["reason"] == "lost") == lost
     touched = {each["connection"] for each in gaps}
