@@ -324,3 +324,24 @@ def test_a_shim_that_stops_is_named_live_and_from_the_capture(
         assert wait_until(lambda: not containerd.shims(), 10)
         trace.stop()
     assert chain(stuck(str(trace.capture))) == []
+
+
+@pytest.mark.tshark
+def test_an_export_has_one_pods_calls_of_all_hops_with_comments_and_no_secret(
+    together: Together, tmp_path: Path
+) -> None:
+    capture, lived = together.trace.capture, together.pods[1]
+    part = tmp_path / "pod.pcapng"
+    command = [*PODWIRE, "export", str(capture), "-o", str(part), "--pod", lived.sandbox, "--redact"]
+    subprocess.run(command, capture_output=True, check=True)
+    done = subprocess.run([*PODWIRE, "verify", str(part)], capture_output=True, text=True, check=False)
+    assert "no difference" in done.stderr
+    shown = subprocess.run(
+        ["tshark", "-r", str(part), "-Y", "frame.comment", "-T", "fields", "-e", "frame.comment"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    here = {number for number, call in together.calls.items() if call.get("pod", {}).get("id") == lived.sandbox}
+    said = {int(number) for number in re.findall(rf"call (\d+): pod \S+ \({lived.sandbox[:13]}\)", shown)}
+    assert here <= said
+    assert re.search(r"parent: call \d+, cri StartContainer \(found by identity\)", shown)
+    assert {call["hop"] for call in together.calls.values() if call["call"] in said} >= {"cri", "task", "events"}
