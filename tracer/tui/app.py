@@ -15,6 +15,8 @@ from typing import ClassVar
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
+from textual.driver import Driver
+from textual.drivers.linux_driver import LinuxDriver
 from textual.events import Resize
 from textual.screen import Screen
 from textual.widgets import Input
@@ -45,6 +47,7 @@ from tracer.tui.session import LiveSession
 from tracer.tui.setup import Setup
 from tracer.tui.source import IndexerError
 from tracer.tui.status import status_spans
+from tracer.tui.terminal import TerminalDriver
 from tracer.tui.view import CHAINS, View
 from tracer.tui.view import SORTS as ORDERS
 from tracer.tui.waterfall import Waterfall
@@ -125,6 +128,11 @@ class PodwireApp(App[str], inherit_bindings=False):
         """What `:` takes."""
 
     # -- what it is made of ----------------------------------------------------------------------------------------
+
+    def get_driver_class(self) -> type[Driver]:
+        """Textual's own, but for a terminal's: `--web` has another, tests have one without any."""
+        driver = super().get_driver_class()
+        return TerminalDriver if driver is LinuxDriver else driver
 
     def get_default_screen(self) -> Screen[None]:
         return Main()

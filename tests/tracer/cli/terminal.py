@@ -21,14 +21,22 @@ _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[PX^_].*?\x1b\\
 class Terminal:
     """The command and its terminal."""
 
-    def __init__(self, *words: str, size: tuple[int, int] = (100, 30), **environment: str) -> None:
+    """`own`: it is the command's controlling terminal, so that a signal tells of its end."""
+
+    def __init__(self, *words: str, size: tuple[int, int] = (100, 30), own: bool = False, **environment: str) -> None:
         self._here, there = pty.openpty()
         fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
         self.before = termios.tcgetattr(there)
         self.raw = b""
         more = {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **environment}
         self.process = subprocess.Popen(
-            [*COMMAND, *words], stdin=there, stdout=there, stderr=there, env={**os.environ, **more}
+            [*COMMAND, *words],
+            stdin=there,
+            stdout=there,
+            stderr=there,
+            env={**os.environ, **more},
+            start_new_session=own,
+            preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if own else None,
         )
         self._there = there
 
@@ -65,13 +73,20 @@ class Terminal:
         """The terminal is as it was."""
         return termios.tcgetattr(self._there) == self.before
 
+    def hang_up(self) -> None:
+        """Close the terminal, as its window does: the kernel tells the foreground by SIGHUP."""
+        os.close(self._there)
+        os.close(self._here)
+        self._here = self._there = -1
+
     def close(self) -> None:
         """End it."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        os.close(self._here)
-        os.close(self._there)
+        if self._here >= 0:
+            os.close(self._here)
+            os.close(self._there)
 
 
 def shown_text(raw: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,34 @@ def test_a_signal_ends_it_and_gives_the_terminal_back(
     assert shown.wait() == 0
     assert shown.restored
     assert server.stat().st_ino == inode
+
+
+def test_a_terminal_that_is_closed_ends_the_trace(folder: Path, server: Path, terminal: Open) -> None:
+    inode = server.stat().st_ino
+    shown = terminal("trace", "-w", f"{folder}/shown.pcapng", *sockets(folder, server), own=True)
+    shown.wait_for("in flight")
+    with client(server) as call:
+        call("Version", version="seen")
+        shown.wait_for("Version")
+        shown.hang_up()
+        for number in range(20):  # there is something to draw
+            call("Version", version=f"later {number}")
+        shown.process.wait(10)
+    assert server.stat().st_ino == inode
+    assert "seen" in run("decode", f"{folder}/shown.pcapng").stdout
+
+
+def test_a_terminal_that_takes_nothing_holds_up_no_end(folder: Path, server: Path, terminal: Open) -> None:
+    """Ctrl-S was pressed, or its connection hangs: what is drawn goes nowhere. SIGTERM gives the paths back even so."""
+    inode = server.stat().st_ino
+    shown = terminal("trace", "-w", f"{folder}/shown.pcapng", *sockets(folder, server))
+    shown.wait_for("in flight")
+    with client(server) as call:
+        for number in range(300):  # nobody reads what the screen draws, ten times a second
+            call("Version", version=f"{number}")
+            time.sleep(0.02)
+        shown.process.terminate()
+        eventually(lambda: server.stat().st_ino == inode, "the path to be given back")
 
 
 @pytest.mark.usefixtures("detach")
