@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from dissectors.events import Direction
-from tracer.capture import vsock
+from tracer.capture import sockdump, vsock
 from tracer.capture.holding import HELD, HELD_NS, Start, Unopened
 from tracer.capture.link import ACK, ETHERNET, FAST, FAST_HEAD, FAST_SIZE, FIN, RST, SYN, Segment, located, segment
 from tracer.capture.packets import CARRIED_OVER, HOP_PORTS, Packet
@@ -176,6 +176,9 @@ class FlowTable:
         self._flows = 0
         self._vsock = vsock.VsockTable()
         self._vsock_flows: dict[vsock.Connection, Flow] = {}
+        self._dumped = sockdump.DumpTable()
+        self._dumped_flows: dict[tuple[int, int], Flow] = {}
+        """By the pids of client and server."""
         self._repeated: set[int] = set()
         """Flows that a further file of a ring carries over, which this table has from the file before."""
 
@@ -189,7 +192,7 @@ class FlowTable:
     def steady(self, packet: Packet) -> FlowData | None:
         """Take the packet if it is the next segment of a known flow over plain Ethernet, IPv4 and TCP, as nearly all
         are; return its bytes, which may be none. None: it is not taken, `feed_other` is for it."""
-        _, time_ns, _, link_type, data, comment, _, _ = packet
+        _, time_ns, _, link_type, data, comment, _, _, _ = packet
         size = len(data)
         if link_type != ETHERNET or size < FAST_SIZE or comment:
             return None
@@ -216,6 +219,11 @@ class FlowTable:
             if not isinstance(told, str):
                 return [event for each in told for event in self._of_vsock(each, packet.time_ns)]
             found: Segment | str = told
+        elif packet.link_type == sockdump.LINK_TYPE:
+            written = self._dumped.feed(packet.data, packet.missing)
+            if not isinstance(written, str):
+                return self._of_sockdump(written, packet.time_ns)
+            found = written
         else:
             found = segment(packet.link_type, packet.data)
         if isinstance(found, str):
@@ -409,6 +417,26 @@ class FlowTable:
         if told.last:
             del self._vsock_flows[told.connection]
         return [FlowClosed(flow, direction, time_ns, told.reset)]
+
+    def _of_sockdump(self, told: sockdump.Written, time_ns: int) -> list[FlowEvent]:
+        """Return what a write to a unix socket tells, as of a flow."""
+        events: list[FlowEvent] = []
+        pids = told.client, told.server
+        if told.begins:
+            before = self._dumped_flows.pop(pids, None)
+            if before is not None:
+                events += [FlowClosed(before, each, time_ns, False) for each in Direction]
+            self._flows += 1
+            client, server = (Endpoint(f"pid:{pid}", 0, "", pid, None, "", "") for pid in pids)
+            self._dumped_flows[pids] = Flow(self._flows, "", "", client, server, {})
+            seen = told.data.startswith(sockdump.PREFACE)
+            events.append(FlowOpened(self._dumped_flows[pids], time_ns, seen))
+        flow, direction = self._dumped_flows[pids], Direction(told.direction)
+        if told.data:
+            events.append(FlowData(flow, direction, time_ns, told.data))
+        if told.missing:
+            events.append(FlowGap(flow, direction, time_ns, told.missing))
+        return events
 
     def _end(self, side: _Side, time_ns: int, events: list[FlowEvent], until: int | None = None) -> None:
         """Give out what this direction has left, and end it without a FIN if it has not had one."""

@@ -58,6 +58,8 @@ class Packet(NamedTuple):
     """Packets lost on this interface between the one before and this one (epb_dropcount)."""
     offset: int
     """Of the block in the file (in the decompressed file, where it is gzip)."""
+    missing: int = 0
+    """Bytes that it had behind `data`, which were not captured."""
 
 
 class Notice(NamedTuple):

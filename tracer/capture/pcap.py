@@ -86,7 +86,7 @@ class PcapReader:
         size, base, number = len(data), self._offset, self._packets
         self._wanted = _RECORD_SIZE
         while size - position >= _RECORD_SIZE:
-            seconds, part, captured, _ = unpack(data, position)
+            seconds, part, captured, original = unpack(data, position)
             start = position + _RECORD_SIZE
             end = start + captured
             if end > size:
@@ -98,10 +98,9 @@ class PcapReader:
                 break
             number += 1
             time_ns = seconds * 1_000_000_000 + part * unit
-            payload = data[start:end]
-            found.append(
-                _new(Packet, (number, time_ns, interface, interface.link_type, payload, "", 0, base + position))
-            )
+            payload, missing = data[start:end], max(0, original - captured)
+            packet = (number, time_ns, interface, interface.link_type, payload, "", 0, base + position, missing)
+            found.append(_new(Packet, packet))
             position = end
         self._packets = number
         return position

@@ -102,7 +102,7 @@ class PcapngReader:
         while size - position >= 12:
             # The packets of a capture, but for the few with a comment or with a time that is not in nanoseconds.
             if size - position >= 32:
-                kind, length, which, high, low, captured, _ = enhanced(data, position)
+                kind, length, which, high, low, captured, original = enhanced(data, position)
                 end = position + length
                 if (
                     kind == 6
@@ -125,6 +125,7 @@ class PcapngReader:
                             "",
                             0,
                             base + position,
+                            original - captured if original > captured else 0,
                         )
                         append(_new(Packet, packet))
                         position = end
@@ -252,27 +253,27 @@ class PcapngReader:
         if end - start < 20:
             found.append(Notice(offset, "a packet block is cut short", False))
             return
-        _, _, which, high, low, captured, _ = self._layouts.enhanced.unpack_from(data, start - 8)
-        self._packet(data, (start + 20, end), which, high << 32 | low, captured, 0, offset, found)
+        _, _, which, high, low, captured, original = self._layouts.enhanced.unpack_from(data, start - 8)
+        self._packet(data, (start + 20, end), which, high << 32 | low, (captured, original), 0, offset, found)
 
     def _old(self, data: bytes, start: int, end: int, offset: int, found: list[Packet | Notice]) -> None:
         """Packet Block, obsolete (appendix A)."""
         if end - start < 20:
             found.append(Notice(offset, "a packet block is cut short", False))
             return
-        which, drops, high, low, captured, _ = self._layouts.old.unpack_from(data, start)
+        which, drops, high, low, *sizes = self._layouts.old.unpack_from(data, start)
         dropped = 0 if drops == 0xFFFF else drops
-        self._packet(data, (start + 20, end), which, high << 32 | low, captured, dropped, offset, found)
+        self._packet(data, (start + 20, end), which, high << 32 | low, (sizes[0], sizes[1]), dropped, offset, found)
 
     def _simple(self, data: bytes, start: int, end: int, offset: int, found: list[Packet | Notice]) -> None:
         """Simple Packet Block (§4.4): of the first interface, without a time, cut at its snap length."""
         if end - start < 4:
             found.append(Notice(offset, "a packet block is cut short", False))
             return
-        captured = self._layouts.u32.unpack_from(data, start)[0]
+        captured = original = self._layouts.u32.unpack_from(data, start)[0]
         if self._sources and self._sources[0].snap_length:
             captured = min(captured, self._sources[0].snap_length)
-        self._packet(data, (start + 4, end), 0, None, captured, 0, offset, found)
+        self._packet(data, (start + 4, end), 0, None, (captured, original), 0, offset, found)
 
     def _packet(
         self,
@@ -280,13 +281,14 @@ class PcapngReader:
         span: tuple[int, int],
         which: int,
         ticks: int | None,
-        captured: int,
+        sizes: tuple[int, int],
         dropped: int,
         offset: int,
         found: list[Packet | Notice],
     ) -> None:
-        """Append the packet whose bytes, and then options, lie in `span`."""
+        """Append the packet whose bytes, and then options, lie in `span`; `sizes`: as captured, and as it was."""
         start, end = span
+        captured, original = sizes
         if captured > end - start:
             text = f"a packet of {captured} bytes in a block with room for {end - start}"
             found.append(Notice(offset, text, False))
@@ -308,7 +310,9 @@ class PcapngReader:
         self._packets += 1
         interface, comment = source.interface, "\n".join(comments)
         payload = data[start : start + captured]
-        found.append(Packet(self._packets, time_ns, interface, interface.link_type, payload, comment, dropped, offset))
+        missing = max(0, original - captured)
+        about = (self._packets, time_ns, interface, interface.link_type)
+        found.append(Packet(*about, payload, comment, dropped, offset, missing))
 
     def _bundle(self, body: bytes, offset: int, found: list[Packet | Notice]) -> None:
         kept = bundle.parse_block(body)
