@@ -128,11 +128,11 @@ def test_any_bytes_raise_nothing(packets: list[bytes]) -> None:
 def test_a_pcapng_with_times_in_nanoseconds_says_what_was_cut_too(tmp_path: Path) -> None:
     data = bytearray(gzip.decompress(CAPTURE.read_bytes()))
     with open_recorded(str(CAPTURE)) as capture:
-        at = next(item.offset for item in capture if isinstance(item, Packet))
+        at = next(item.offset for item in capture if isinstance(item, Packet) and not item.comment)
     (original,) = struct.unpack_from("<I", data, at + 24)
     struct.pack_into("<I", data, at + 24, original + 77)
     path = tmp_path / "cut.pcapng"
     path.write_bytes(data)
     with open_recorded(str(path)) as capture:
         packets = [item for item in capture if isinstance(item, Packet)]
-    assert [packet.missing for packet in packets[:3]] == [77, 0, 0]
+    assert [packet.missing for packet in packets if not packet.comment][:3] == [77, 0, 0]
