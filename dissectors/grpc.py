@@ -267,8 +267,9 @@ class GrpcConnection:
             if error:
                 events.append(Malformed(_REQUEST, offset, error, frame.payload[:32], stream_id))
         stream = self._streams.get(stream_id)
-        if stream_id in self._unseen and isinstance(frame, Frame) and head.method:
-            events.append(Skipped(_REQUEST, offset, HEADER_SIZE + len(frame.payload), _LATE))
+        if stream_id in self._unseen and (stream is None or head.method):  # else they may be its trailers
+            length = len(frame.payload if isinstance(frame, Frame) else frame.head)
+            events.append(Skipped(_REQUEST, offset, HEADER_SIZE + length, _LATE))
             return
         if stream is not None and ends:
             self._end_request(stream_id, stream, offset, events)  # trailers of the client's: HTTP/2 has them, gRPC not

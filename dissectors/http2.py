@@ -373,6 +373,8 @@ class FrameReader(Cutter):
             if sound and kind_flags >> 8 == DATA:
                 _, _, following, other = HEADER.unpack_from(data, end)
                 sound = following >> 8 <= HEADERS and other == stream_id
+            elif kind_flags >> 8 == HEADERS and not kind_flags & END_HEADERS:
+                continue  # a long block: few have any, and contents that look like one are as many
             if sound or (final and end == len(data)):
                 since, found = self._unsound_since, self._offset + start
                 if since is not None:

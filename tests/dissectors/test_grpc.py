@@ -553,14 +553,15 @@ def test_a_preface_that_turns_wrong_is_told_at_that_byte(cut: int) -> None:
     assert [type(event) for event in events] == [Malformed]
 
 
-def test_headers_that_are_read_behind_the_answer_open_no_second_call() -> None:
+@pytest.mark.parametrize("headers", [CALL, [("te", "trailers")]], ids=["whole", "of which the method is not known"])
+def test_headers_that_are_read_behind_the_answer_open_no_second_call(headers: list[tuple[str, str]]) -> None:
     connection, client, server = GrpcConnection(), Writer(REQUEST), Writer(RESPONSE)
     for direction in Direction:
         connection.lost(direction, 0)
     answer = server.headers(1, ANSWER)[1] + server.data(1, message(b"x"))[1] + server.headers(1, OK, end=True)[1]
     told = connection.feed(RESPONSE, answer)
     assert [type(event) for event in told if isinstance(event, CallOpened | CallEnded)] == [CallOpened, CallEnded]
-    asked = client.headers(1, CALL)[1] + client.data(1, message(b"y"), end=True)[1]
+    asked = client.headers(1, headers)[1] + client.data(1, message(b"y"), end=True)[1]
     late = connection.feed(REQUEST, asked + client.headers(3, CALL)[1] + client.data(3, message(b"z"))[1])
     assert [event.stream_id for event in late if isinstance(event, CallOpened | CallMessage)] == [3, 3]
     assert [event.reason for event in late if isinstance(event, Skipped)] == [

@@ -227,6 +227,17 @@ def test_in_the_middle_the_end_of_a_frame_that_looks_like_data_is_none(cut: int)
     assert [item.stream_id for item in items if isinstance(item, Frame)] == [1, 1, 1]
 
 
+def test_after_a_loss_contents_that_look_like_a_long_header_block_are_none() -> None:
+    """The head of a message, by chance: its numbers are a length, HEADERS without END_HEADERS and a stream's id."""
+    writer, reader = Writer(RESPONSE), FrameReader(RESPONSE)
+    contents = b"\x02\0\1\0\0\0\4\xe9" + b"x" * 512
+    assert reader.lost(0) == []
+    items = reader.feed(b"..\0" + contents + b"\0\0\4\x08\0\0\0\0\0\0\0\0\5" + writer.headers(3, HEADER_LIST)[1])
+    items += reader.feed(writer.data(3, b"abc")[1] + writer.data(3, b"")[1])
+    assert [item.type for item in items if isinstance(item, Frame)] == [8, 1, 0, 0]
+    assert not [item for item in items if isinstance(item, Malformed)]
+
+
 @pytest.mark.parametrize("direction", [REQUEST, RESPONSE])
 def test_what_may_be_in_the_middle_and_begins_like_a_connection_is_one(direction: Direction) -> None:
     writer, reader = Writer(direction), FrameReader(direction)

@@ -47,7 +47,7 @@ class Captured:
     def check(self, accounts: Accounts) -> None:
         """The capture holds what both ends saw, or a gap of exact size; never a byte twice or a false message."""
         assert self.account.errors[:3] == []
-        assert self.malformed[:3] == []
+        assert not self.malformed, f"{len(self.malformed)} malformed: {self.malformed[:3]}"
         assert self.notices == []
         sent = accounts.of_clients()
         with_gaps = {flow for flow, _ in self.gaps}

@@ -25,7 +25,7 @@ from tracer.cli.decode import (
     with_progress,
 )
 from tracer.cli.talk import say
-from tracer.files import output_file
+from tracer.files import check_output, output_file
 
 if TYPE_CHECKING:  # heavy: imported by run
     from protos.registry import Registry
@@ -98,17 +98,34 @@ def run(args: argparse.Namespace) -> int:
     if args.file == "-" and (args.pod or (captured and args.filter is not None)):
         raise PodwireError("FILE has to be read twice for that: it cannot be a pipe")
     registry = load_registry(args)
+    if args.out != "-":
+        check_output(args.out)
+    # Before OUT is made, or emptied: a name of no pod is found out here.
+    survey = _survey(args, registry) if _needs_survey(args, form) else None
     with _opened(args.out) as target:
         if not captured:
-            broken = _calls(args, form, registry, target)
+            broken = _calls(args, form, registry, survey, target)
         elif args.redact:
-            broken = _redacted(args, form, registry, target)
+            broken = _redacted(args, form, registry, survey, target)
         else:
-            broken = _capture(args, form, registry, target)
+            broken = _capture(args, form, survey, target)
         target.flush()
     if broken:
         raise PodwireError(f"{args.file}: {broken}")
     return 0
+
+
+def _has_comments(args: argparse.Namespace, form: str) -> bool:
+    return form == "pcapng" and not args.no_comments
+
+
+def _needs_survey(args: argparse.Namespace, form: str) -> bool:
+    """Whether FILE is to be read for what its calls are before a part of it is written."""
+    comments = _has_comments(args, form)
+    if args.file == "-" and comments:
+        say("podwire: a pipe is read once: there are no comments")
+        return False
+    return comments or bool(args.pod) or (form in ("pcapng", "pcap") and args.filter is not None)
 
 
 def _check_journal(args: argparse.Namespace, form: str) -> None:
@@ -121,7 +138,7 @@ def _check_journal(args: argparse.Namespace, form: str) -> None:
         raise PodwireError("--journal goes with --since and --until into a capture alone: --to pcapng")
 
 
-def _redacted(args: argparse.Namespace, form: str, registry: Registry, target: BinaryIO) -> str:
+def _redacted(args: argparse.Namespace, form: str, registry: Registry, survey: Survey | None, target: BinaryIO) -> str:
     """Write the part into a file that its owner alone can read, and that, masked, to its place."""
     from tempfile import NamedTemporaryFile
 
@@ -130,14 +147,14 @@ def _redacted(args: argparse.Namespace, form: str, registry: Registry, target: B
 
     folder = None if args.out == "-" else os.path.dirname(args.out) or "."
     with NamedTemporaryFile(prefix=".podwire-export-", dir=folder) as part:
-        broken = _capture(args, form, registry, cast("BinaryIO", part))
+        broken = _capture(args, form, survey, cast("BinaryIO", part))
         part.flush()
         for line in account_lines(redact(part.name, target, registry)):
             say(f"podwire: {line}")
     return broken
 
 
-def _capture(args: argparse.Namespace, form: str, registry: Registry, target: BinaryIO) -> str:
+def _capture(args: argparse.Namespace, form: str, survey: Survey | None, target: BinaryIO) -> str:
     from tracer.capture.conversation import CaptureWriter
     from tracer.capture.growing import open_recorded
     from tracer.capture.journal_file import in_order
@@ -145,14 +162,7 @@ def _capture(args: argparse.Namespace, form: str, registry: Registry, target: Bi
     from tracer.export.pcap import PcapWriter
     from tracer.export.select import Selection, Window
 
-    survey, matching = None, None
-    wants_comments = form == "pcapng" and not args.no_comments
-    if args.file == "-" and wants_comments:
-        say("podwire: a pipe is read once: there are no comments")
-    elif wants_comments or args.pod or args.filter is not None:
-        survey = _survey(args, registry)
-        if args.pod or args.filter is not None:
-            matching = survey.windows()
+    matching = survey.windows() if survey is not None and (args.pod or args.filter is not None) else None
     span: Window | None = None
 
     def window(flow: Flow) -> Window | None:
@@ -174,7 +184,7 @@ def _capture(args: argparse.Namespace, form: str, registry: Registry, target: Bi
         return args.since is None if span is None else span.start_ns <= time_ns <= span.end_ns
 
     about = f"podwire export of {os.path.basename(args.file)}"
-    selection = Selection(CaptureWriter(write), about, window, has_logs, survey if wants_comments else None)
+    selection = Selection(CaptureWriter(write), about, window, has_logs, survey if _has_comments(args, form) else None)
     broken = ""
     with open_recorded(args.file) as capture, with_journal(args, args.file) as add_lines:
         for item in in_order(add_lines(with_progress(capture, printing=args.out == "-"))):
@@ -210,14 +220,13 @@ def _survey(args: argparse.Namespace, registry: Registry) -> Survey:
     return survey
 
 
-def _calls(args: argparse.Namespace, form: str, registry: Registry, target: BinaryIO) -> str:
+def _calls(args: argparse.Namespace, form: str, registry: Registry, survey: Survey | None, target: BinaryIO) -> str:
     from tracer.capture.growing import open_recorded
     from tracer.capture.journal_file import in_order
     from tracer.capture.packets import Packet
     from tracer.export.har import HarWriter
     from tracer.pipeline import Decoder
 
-    survey = _survey(args, registry) if args.pod else None
     filter = None if survey is not None else make_filter(args, registry)
     span: Window | None = None
 

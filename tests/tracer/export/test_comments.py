@@ -231,8 +231,10 @@ def test_without_comments_there_are_none(tmp_path: Path) -> None:
 def test_a_mistake_is_one_line(
     words: tuple[str, ...], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = str(tmp_path / "x")
-    assert main(["export", str(POD), "-o", out, *(words if "--to" in words else (*words, "--to", "pcap"))]) == 2
+    out = tmp_path / "x"
+    out.write_text("an older one")
+    assert main(["export", str(POD), "-o", str(out), *(words if "--to" in words else (*words, "--to", "pcap"))]) == 2
+    assert out.read_text() == "an older one"
     error = capsys.readouterr().err
     assert says in error
     assert error.count("\n") == 1
