@@ -11,45 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.tracer.cli.live import COMMAND
+from tracer.tui.keys import sign_of
 
-NAMES = {
-    "question_mark": "?",
-    "slash": "/",
-    "right_square_bracket": "]",
-    "left_square_bracket": "[",
-    "right_curly_bracket": "}",
-    "left_curly_bracket": "{",
-    "right_parenthesis": ")",
-    "left_parenthesis": "(",
-    "exclamation_mark": "!",
-    "apostrophe": "'",
-    "backslash": "\\",
-    "full_stop": ".",
-    "comma": ",",
-    "plus": "+",
-    "minus": "-",
-    "colon": ":",
-    "escape": "Escape",
-    "pagedown": "PageDown",
-    "pageup": "PageUp",
-    "down": "Down",
-    "up": "Up",
-    "left": "Left",
-    "right": "Right",
-    "home": "Home",
-    "end": "End",
-    "f1": "F1",
-    "tab": "Tab",
-    "shift+tab": "BTab",
-    "enter": "Enter",
-    "space": "Space",
-}
-"""What tmux calls a key, by what Textual calls it."""
+NAMES = {"escape": "Escape", "tab": "Tab", "shift+tab": "BTab", "enter": "Enter", "space": "Space"}
+"""What tmux calls a key, where that is not as people read it."""
 
 
 def tmux_name(key: str) -> str:
     """A key as `send-keys` takes it."""
-    return f"C-{key.removeprefix('ctrl+')}" if key.startswith("ctrl+") else NAMES.get(key, key)
+    return f"C-{key.removeprefix('ctrl+')}" if key.startswith("ctrl+") else NAMES.get(key) or sign_of(key)
 
 
 class Tmux:

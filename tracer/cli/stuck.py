@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from protos.errors import PodwireError
 from tracer.cli.decode import add_filter_option, add_schema_options, load_registry, make_filter, say_errors
 from tracer.cli.reading import read_placed, running_capture
-from tracer.output.look import OK, Look
+from tracer.output.look import OK, Look, below
 
 if TYPE_CHECKING:  # heavy: imported by run
     from protos.registry import Registry
@@ -125,8 +125,7 @@ def _row(call: Call, depth: int, summarizer: Summarizer, end_ns: int) -> tuple[s
         deadline = f"in {duration(left)}" if left > 0 else f"passed {duration(-left)} ago"
     age = duration(max(0, end_ns - call.start_ns))
     what = f"{summary.method} {summary.request}".rstrip()
-    if depth:
-        what = f"{'  ' * (depth - 1)}└ {what}"
+    what = below(what, depth)
     identity, place = summary.id, call.place
     if call.note:  # its client is gone
         what += f" ({call.note})"

@@ -22,6 +22,11 @@ _PLAIN = "\x1b[0m"
 _ASCII = str.maketrans({"…": "...", "→": "->", "←": "<-", "≠": "#", "µ": "u", "—": "-", "·": "."})
 
 
+def below(text: str, depth: int) -> str:
+    """What stands in a tree, so deep below its top."""
+    return f"{'  ' * (depth - 1)}└ {text}" if depth else text
+
+
 class Look(NamedTuple):
     """What the place where lines go can show."""
 

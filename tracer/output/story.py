@@ -16,7 +16,7 @@ from tracer.logs import Logged
 from tracer.output.codes import status_name
 from tracer.output.escape import escape
 from tracer.output.logs import line_text, source_text
-from tracer.output.look import NOTICE
+from tracer.output.look import NOTICE, below
 from tracer.output.summary import Summarizer
 from tracer.output.units import duration
 from tracer.story.correlate import Correlator
@@ -255,7 +255,7 @@ def text(story: Story) -> list[Shown]:
         after = story.after(place.start_ns)
         took = duration(step.length_ns(story.end_ns))
         sign = "…" if place.open else "E" if step.failed else " "
-        name = f"{'  ' * (step.depth - 1)}└ {step.method}" if step.depth else step.method
+        name = below(step.method, step.depth)
         container = place.container
         whom = "" if container is None or container.is_sandbox() else escape(container.name or container.id[:13])
         notes = "".join(f" ({note})" for note in step.notes())

@@ -60,8 +60,6 @@ FAR = 1 << 40
 """Lines: more than there are."""
 LAG_NS = 200_000_000
 """What has passed may take so long to be in the file: ages are up to then."""
-BATCHES = 8
-"""Batches taken between two keys."""
 MANY = 2000
 """From so many found at once, the list is made anew."""
 

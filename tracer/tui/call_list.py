@@ -211,7 +211,7 @@ class CallList(ScrollView, can_focus=True, inherit_bindings=False):
             return label or (short_id(rows.idents[rows.ident[row]]) if width <= SHORT_ID else ""), PLAIN
         if name == "method":
             depth = self.view.depth(row) if self.view.sort == CHAINS else 0
-            return f"{'  ' * (depth - 1)}└ {kind.name}" if depth else kind.name, PLAIN
+            return look.below(kind.name, depth), PLAIN
         if name == "status":
             return code_name(OPEN if is_open else rows.code[row]), PLAIN
         if name == "duration":

@@ -5,7 +5,6 @@ Only packets of its connection are decoded, and the reading ends with the call; 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -118,8 +117,3 @@ def _next_file(path: str) -> str | None:
     files = [each for _, each in Ring(f"{base[0]}.{suffix}").list()]
     later = [each for each in files if each > path]
     return min(later) if path in files and later else None
-
-
-def is_there(rows: Rows, row: int) -> bool:
-    """Whether the file that a call begins in still exists."""
-    return os.path.exists(rows.places[rows.place[row]].path)

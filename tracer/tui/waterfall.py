@@ -105,12 +105,11 @@ class Waterfall:
         style = SIGNS.get(sign, PLAIN)
         start, stop = self.span(row, now_ns)
         mark = ("●", MARK) if row in self.marks else (" ", PLAIN)
-        name = f"{'  ' * (depth - 1)}└ {kind.name}" if depth else kind.name
         spans: list[Span] = [
             mark,
             (f"{sign} ", style),
             (f"{kind.hop or '?':<6} ", DIM),
-            (fit(name, names) + " ", style),
+            (fit(look.below(kind.name, depth), names) + " ", style),
         ]
         if width >= WHOM_FROM:
             whom = rows.whoms[rows.whom[row]]
