@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -244,6 +245,8 @@ def test_on_a_terminal_it_is_shown_how_far_the_reading_of_a_large_file_is(
             monkeypatch.setattr(sys, name, stream)
         assert main([words[0], str(POD), *(str(out) if word.startswith("OUT") else word for word in words[1:])]) == 0
         stream.flush()
-        told = screen.read(60_000)
+        told = b""
+        while select.select([screen], [], [], 0.5)[0]:  # the kernel hands it on by and by
+            told += screen.read(60_000)
     assert re.findall(rb"\r *\d+ %", told)
     assert b"\r     \r" in told
