@@ -191,15 +191,13 @@ def _capture(args: argparse.Namespace, form: str, survey: Survey | None, target:
             if isinstance(item, Packet):
                 if span is None:
                     span = _span(args, item.time_ns)
-                selection.feed(item)
-            elif item.bundle is not None:
-                selection.bundle(item.bundle)
-            elif item.entry is not None:
-                selection.log(item.entry)
-            elif item.fatal:
-                broken = f"{item.text} (at byte {item.offset})"
-            else:
-                say(f"podwire: {args.file}: {item.text} (at byte {item.offset})")
+            elif item.bundle is None and item.entry is None:
+                noted = f"{item.text} (at byte {item.offset})"
+                if item.fatal:
+                    broken = noted
+                else:
+                    say(f"podwire: {args.file}: {noted}")
+            selection.take(item)
     selection.finish()
     return broken
 

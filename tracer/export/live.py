@@ -79,10 +79,7 @@ class LiveSelection:
         while self._waiting and (self._waiting[0][0] <= until or self._waiting_bytes > most):
             _, item = self._waiting.popleft()
             self._waiting_bytes -= _size(item)
-            if isinstance(item, Packet):
-                self._selection.feed(item)
-            elif item.bundle is not None:
-                self._selection.bundle(item.bundle)
+            self._selection.take(item)
 
     def _taken(self) -> bytes:
         taken = bytes(self._out)

@@ -28,7 +28,7 @@ from tracer.capture.flows import (
     FlowTable,
 )
 from tracer.capture.journal import Entry
-from tracer.capture.packets import HOP_PORTS, Packet
+from tracer.capture.packets import HOP_PORTS, Notice, Packet
 
 FOREVER = 1 << 63
 
@@ -101,6 +101,15 @@ class Selection:
         self._started = False
         self._now_ns = 0
         self._written_ns = 0
+
+    def take(self, item: Packet | Notice) -> None:
+        """Take what a capture has next: a packet, a bundle, a line of a log. What else it notes is not passed on."""
+        if isinstance(item, Packet):
+            self.feed(item)
+        elif item.bundle is not None:
+            self.bundle(item.bundle)
+        elif item.entry is not None:
+            self.log(item.entry)
 
     def feed(self, packet: Packet) -> None:
         """Take the next packet."""

@@ -129,12 +129,7 @@ def _select(reading: Reading, out: BinaryIO, window: Callable[[Flow], Window | N
     about = f"saved from podwire's screen of {os.path.basename(reading.capture)}"
     selection = Selection(CaptureWriter(out.write), about, window, lambda _: survey is None, survey)
     for item in reading:
-        if isinstance(item, Packet):
-            selection.feed(item)
-        elif item.bundle is not None:
-            selection.bundle(item.bundle)
-        elif item.entry is not None:
-            selection.log(item.entry)
+        selection.take(item)
     selection.finish()
 
 
